@@ -1,0 +1,1 @@
+//! The control and observe surfaces.

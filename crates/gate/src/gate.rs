@@ -1,0 +1,428 @@
+//! Gates, and the three ways past one: a [`Lane`] for a worker's loop, a [`Unit`] for work that travels, and
+//! [`GatedExt::gated`](crate::GatedExt::gated) for streams.
+use crate::protocol::{Core, Entry, OPEN, PAUSING, Slot};
+use event_listener::Event;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+/// Enough that threads rarely meet, few enough that summing them stays cheap.
+const SHARDS: usize = 8;
+
+/// Whether work may pass, and whether that is proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Work passes.
+    Open,
+    /// Closed; some work that had passed before is still running.
+    Pausing,
+    /// Closed, and nothing that passed is running.
+    Paused,
+}
+
+/// One consistent look at a gate.
+///
+/// `phase == Paused` implies `in_flight == 0`; otherwise `in_flight` is never below the truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// The phase at the moment of the look.
+    pub phase: Phase,
+    /// Counts closings and openings. A pause is named by the generation that its closing returned.
+    pub generation: u64,
+    /// Units of work that passed the gate and have not finished.
+    pub in_flight: u64,
+    /// Callers of [`Gate::enter`] that stand before the closed gate.
+    pub waiting: u64,
+}
+
+/// A named unit of work that is still running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// What it is, in the words of whoever admitted it (a route, a handler, "write to sink").
+    pub name: Cow<'static, str>,
+    /// When it passed the gate.
+    pub since: Instant,
+}
+
+/// What every event of a stream must pass.
+///
+/// `Copy` and `'static`: a gate is leaked when it is made, since a guard that clones an `Arc` per request makes
+/// every request meet on one counter. Make gates once per stream, not per request.
+#[derive(Clone, Copy)]
+pub struct Gate(&'static Inner);
+
+struct Inner {
+    core: Core,
+    name: Arc<str>,
+    opened: Event,
+    proved: Event,
+    waiting: AtomicU64,
+    named: [Mutex<Names>; SHARDS],
+    /// Wakes whoever turns proofs into status, shared by all gates of one [`Holds`](crate::Holds).
+    herald: Arc<Event>,
+}
+
+#[derive(Default)]
+struct Names {
+    next: u64,
+    running: BTreeMap<u64, Running>,
+}
+
+/// The only hand that opens and closes a gate. Not `Clone`: two hands could each believe their own state.
+#[derive(Debug)]
+pub struct Keeper(Gate);
+
+impl Gate {
+    /// A new, open gate and its keeper. The memory is never freed.
+    pub fn new(name: impl Into<Arc<str>>) -> (Gate, Keeper) {
+        Gate::heralded(name.into(), Arc::new(Event::new()))
+    }
+
+    pub(crate) fn heralded(name: Arc<str>, herald: Arc<Event>) -> (Gate, Keeper) {
+        let gate = Gate(Box::leak(Box::new(Inner {
+            core: Core::new(SHARDS),
+            name,
+            opened: Event::new(),
+            proved: Event::new(),
+            waiting: AtomicU64::new(0),
+            named: Default::default(),
+            herald,
+        })));
+        (gate, Keeper(gate))
+    }
+
+    /// The name it was made with.
+    pub fn name(self) -> &'static str {
+        &self.0.name
+    }
+
+    /// One consistent look. Costs a handful of loads and takes a short lock; not for the path of an event.
+    pub fn sight(self) -> Sight {
+        let (phase, generation, in_flight) = self.0.core.read();
+        let phase = match phase {
+            OPEN => Phase::Open,
+            PAUSING => Phase::Pausing,
+            _ => Phase::Paused,
+        };
+        Sight {
+            phase,
+            generation,
+            in_flight,
+            waiting: self.0.waiting.load(Relaxed),
+        }
+    }
+
+    /// Whether the gate is closed: one relaxed load, for the path of an event.
+    #[inline(always)]
+    pub fn is_closed(self) -> bool {
+        self.0.core.closed()
+    }
+
+    /// A lane for one worker's serial loop.
+    pub fn lane(self) -> Lane {
+        Lane {
+            gate: self,
+            slot: self.0.core.register(),
+        }
+    }
+
+    /// Passes the gate if it is open.
+    #[inline]
+    pub fn try_enter(self) -> Option<Unit> {
+        let shard = shard();
+        self.passed(self.0.core.unit_enter(shard)).then(|| Unit {
+            gate: self,
+            shard,
+            name: None,
+        })
+    }
+
+    /// Passes the gate, waiting while it is closed. Those who wait are counted as `waiting`, not in flight.
+    ///
+    /// Cancel-safe: dropping the future leaves nothing behind. There is no order among those who wait.
+    pub async fn enter(self) -> Unit {
+        loop {
+            if let Some(unit) = self.try_enter() {
+                return unit;
+            }
+            self.opened().await;
+        }
+    }
+
+    /// Counts work without asking whether the gate is open: for a gate that only counts, as Hiatus does, and
+    /// serves on while held. Such work delays the proof of a pause like any other.
+    #[inline]
+    pub fn admit(self) -> Unit {
+        let shard = shard();
+        self.0.core.unit_admit(shard);
+        Unit {
+            gate: self,
+            shard,
+            name: None,
+        }
+    }
+
+    /// Resolves when the gate is open. It may have closed again by the time the caller runs: enter to be sure.
+    ///
+    /// Cancel-safe.
+    pub async fn opened(self) {
+        // The listener is made before the second look: an opening between the two would be lost otherwise.
+        let mut waiting = None;
+        while self.is_closed() {
+            let listener = self.0.opened.listen();
+            if !self.is_closed() {
+                return;
+            }
+            waiting.get_or_insert_with(|| Waiting::new(self));
+            listener.await;
+        }
+    }
+
+    /// Waits for the end of the pause that [`Keeper::close`] named: true when nothing that passed the gate runs
+    /// any more, false if the pause was lifted first.
+    ///
+    /// Cancel-safe.
+    pub async fn quiesced(self, generation: u64) -> bool {
+        loop {
+            let listener = self.0.proved.listen();
+            let sight = self.sight();
+            if sight.generation != generation || sight.phase == Phase::Open {
+                return false;
+            }
+            if sight.phase == Phase::Paused {
+                return true;
+            }
+            listener.await;
+        }
+    }
+
+    /// The named units that are still running, oldest first.
+    pub fn running(self) -> Vec<Running> {
+        let mut all: Vec<Running> = (0..SHARDS)
+            .flat_map(|shard| self.names(shard).running.values().cloned().collect::<Vec<_>>())
+            .collect();
+        all.sort_by_key(|r| r.since);
+        all
+    }
+
+    #[inline(always)]
+    fn passed(self, entry: Entry) -> bool {
+        if entry == Entry::ShutAndProved {
+            self.tell_proof();
+        }
+        entry == Entry::In
+    }
+
+    #[cold]
+    fn tell_proof(self) {
+        self.0.proved.notify(usize::MAX);
+        self.0.herald.notify(usize::MAX);
+    }
+
+    fn names(self, shard: usize) -> MutexGuard<'static, Names> {
+        // Nothing inside the lock can panic half way, so a poisoned table is still a whole one.
+        self.0.named[shard]
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("name", &self.name())
+            .field("sight", &self.sight())
+            .finish()
+    }
+}
+
+fn shard() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static MINE: usize = NEXT.fetch_add(1, Relaxed) % SHARDS);
+    MINE.with(|s| *s)
+}
+
+struct Waiting(Gate);
+impl Waiting {
+    fn new(gate: Gate) -> Self {
+        gate.0.waiting.fetch_add(1, Relaxed);
+        Waiting(gate)
+    }
+}
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Keeper {
+    /// The gate it keeps.
+    pub fn gate(&self) -> Gate {
+        self.0
+    }
+
+    /// Closes the gate; the pause's generation, to be given to [`Gate::quiesced`]. Closing a closed gate changes
+    /// nothing and returns the generation of the pause that stands.
+    pub fn close(&mut self) -> u64 {
+        if self.0.0.core.close() {
+            self.0.tell_proof();
+        }
+        self.0.0.core.read().1
+    }
+
+    /// Opens the gate and wakes all who wait. Call it from a task of the runtime that hosts them: from an
+    /// outside thread the first event moves some 30 µs later.
+    pub fn open(&mut self) {
+        if self.0.0.core.open() {
+            self.0.0.opened.notify(usize::MAX);
+            // Whoever waits for the proof of the pause that this lifted must learn that it never comes.
+            self.0.tell_proof();
+        }
+    }
+}
+
+/// One worker's way through the gate: one flag for a whole run of events instead of a counter per event.
+#[derive(Debug)]
+pub struct Lane {
+    gate: Gate,
+    slot: Arc<Slot>,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slot")
+    }
+}
+
+impl Lane {
+    /// The gate that this lane passes.
+    pub fn gate(&self) -> Gate {
+        self.gate
+    }
+
+    /// Starts a run if the gate is open.
+    #[inline]
+    pub fn try_enter(&mut self) -> Option<Run<'_>> {
+        let entry = self.gate.0.core.lane_enter(&self.slot);
+        if self.gate.passed(entry) {
+            Some(Run(self))
+        } else {
+            None
+        }
+    }
+
+    /// Starts a run, waiting while the gate is closed.
+    ///
+    /// Cancel-safe: nothing is published until it returns. Never wait for a source inside a run: the stream
+    /// would be `pausing` until the source speaks.
+    pub async fn enter(&mut self) -> Run<'_> {
+        loop {
+            let entry = self.gate.0.core.lane_enter(&self.slot);
+            if self.gate.passed(entry) {
+                return Run(self);
+            }
+            self.gate.opened().await;
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.gate.0.core.unregister(&self.slot);
+    }
+}
+
+/// A run of events that passed the gate; dropping it ends the run, and the last one out proves the pause.
+#[must_use = "dropping it ends the run at once"]
+#[derive(Debug)]
+pub struct Run<'l>(&'l mut Lane);
+
+impl Run<'_> {
+    /// Whether the gate has closed: one relaxed load. Ask between events, finish the one in hand, then drop the
+    /// run.
+    #[inline(always)]
+    pub fn closing(&self) -> bool {
+        self.0.gate.is_closed()
+    }
+
+    /// A unit that outlives the run: counted before the run ends, so that the hand-over is never missed.
+    pub fn hand_off(&self) -> Unit {
+        self.0.gate.admit()
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if self.0.gate.0.core.lane_exit(&self.0.slot) {
+            self.0.gate.tell_proof();
+        }
+    }
+}
+
+/// One unit of work that passed the gate: `'static` and `Send`, it travels with the work. Dropping it counts down,
+/// whether the work succeeded, failed, panicked or was cancelled.
+#[must_use = "dropping it says that the work is done"]
+pub struct Unit {
+    gate: Gate,
+    shard: usize,
+    name: Option<(usize, u64)>,
+}
+
+impl Unit {
+    /// The gate that was passed.
+    pub fn gate(&self) -> Gate {
+        self.gate
+    }
+
+    /// A unit for work that this work starts. It never asks the gate: what descends from admitted work may finish.
+    pub fn child(&self) -> Unit {
+        self.gate.0.core.unit_admit(self.shard);
+        Unit {
+            gate: self.gate,
+            shard: self.shard,
+            name: None,
+        }
+    }
+
+    /// Gives the unit a name and a start, so that status and drain can say what still runs.
+    pub fn named(mut self, name: impl Into<Cow<'static, str>>, since: Instant) -> Unit {
+        let shard = shard();
+        let mut names = self.gate.names(shard);
+        let id = names.next;
+        names.next += 1;
+        names.running.insert(
+            id,
+            Running {
+                name: name.into(),
+                since,
+            },
+        );
+        drop(names);
+        if let Some((shard, id)) = self.name.replace((shard, id)) {
+            self.gate.names(shard).running.remove(&id);
+        }
+        self
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        if let Some((shard, id)) = self.name {
+            self.gate.names(shard).running.remove(&id);
+        }
+        if self.gate.0.core.unit_exit(self.shard) {
+            self.gate.tell_proof();
+        }
+    }
+}
+
+impl fmt::Debug for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unit")
+            .field("gate", &self.gate.name())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,1 @@
+//! The hardened listener, the layer that counts requests, and the HTTP gate.

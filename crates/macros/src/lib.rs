@@ -1,0 +1,1 @@
+//! The unit_of_work attribute for tidegate.

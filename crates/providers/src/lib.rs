@@ -1,0 +1,1 @@
+//! Where the flag comes from: the poll loop and the stores it reads.

@@ -1,0 +1,1 @@
+//! What gets paused: streams hosted behind a gate, from source through stages to sink.
