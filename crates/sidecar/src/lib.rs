@@ -1,1 +1,6 @@
 //! A pause switch for data streams, kept in the secret store you already run.
+//!
+//! The parts of the `tidegate` binary, as a library so that tests run it in process.
+pub mod cli;
+pub mod client;
+pub mod config;
