@@ -3,7 +3,6 @@
 use crate::protocol::{Core, Entry, OPEN, PAUSING, Slot};
 use event_listener::Event;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -65,10 +64,32 @@ struct Inner {
     herald: Arc<Event>,
 }
 
+/// What runs under a name, in places that are used again: naming a unit must stay cheaper than the request it names.
 #[derive(Default)]
 struct Names {
-    next: u64,
-    running: BTreeMap<u64, Running>,
+    places: Vec<Option<Running>>,
+    free: Vec<usize>,
+}
+
+impl Names {
+    fn add(&mut self, running: Running) -> usize {
+        match self.free.pop() {
+            Some(place) => {
+                self.places[place] = Some(running);
+                place
+            }
+            None => {
+                self.places.push(Some(running));
+                self.places.len() - 1
+            }
+        }
+    }
+
+    /// What was there is returned, so that its memory is freed outside the lock.
+    fn remove(&mut self, place: usize) -> Option<Running> {
+        self.free.push(place);
+        self.places[place].take()
+    }
 }
 
 /// The only hand that opens and closes a gate. Not `Clone`: two hands could each believe their own state.
@@ -202,7 +223,14 @@ impl Gate {
     /// The named units that are still running, oldest first.
     pub fn running(self) -> Vec<Running> {
         let mut all: Vec<Running> = (0..SHARDS)
-            .flat_map(|shard| self.names(shard).running.values().cloned().collect::<Vec<_>>())
+            .flat_map(|shard| {
+                self.names(shard)
+                    .places
+                    .iter()
+                    .flatten()
+                    .cloned()
+                    .collect::<Vec<_>>()
+            })
             .collect();
         all.sort_by_key(|r| r.since);
         all
@@ -220,6 +248,11 @@ impl Gate {
     fn tell_proof(self) {
         self.0.proved.notify(usize::MAX);
         self.0.herald.notify(usize::MAX);
+    }
+
+    fn unname(self, shard: usize, place: usize) {
+        let gone = self.names(shard).remove(place);
+        drop(gone);
     }
 
     fn names(self, shard: usize) -> MutexGuard<'static, Names> {
@@ -368,7 +401,7 @@ impl Drop for Run<'_> {
 pub struct Unit {
     gate: Gate,
     shard: usize,
-    name: Option<(usize, u64)>,
+    name: Option<(usize, usize)>,
 }
 
 impl Unit {
@@ -389,20 +422,11 @@ impl Unit {
 
     /// Gives the unit a name and a start, so that status and drain can say what still runs.
     pub fn named(mut self, name: impl Into<Cow<'static, str>>, since: Instant) -> Unit {
+        let name = name.into();
         let shard = shard();
-        let mut names = self.gate.names(shard);
-        let id = names.next;
-        names.next += 1;
-        names.running.insert(
-            id,
-            Running {
-                name: name.into(),
-                since,
-            },
-        );
-        drop(names);
-        if let Some((shard, id)) = self.name.replace((shard, id)) {
-            self.gate.names(shard).running.remove(&id);
+        let place = self.gate.names(shard).add(Running { name, since });
+        if let Some((shard, place)) = self.name.replace((shard, place)) {
+            self.gate.unname(shard, place);
         }
         self
     }
@@ -410,8 +434,8 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        if let Some((shard, id)) = self.name {
-            self.gate.names(shard).running.remove(&id);
+        if let Some((shard, place)) = self.name {
+            self.gate.unname(shard, place);
         }
         if self.gate.0.core.unit_exit(self.shard) {
             self.gate.tell_proof();

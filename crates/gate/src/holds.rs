@@ -9,7 +9,10 @@ use crate::{Clock, Moment, Name, Phase, Running, Version};
 use event_listener::Event;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
@@ -135,6 +138,12 @@ pub enum OverrideError {
     /// No such stream.
     #[error(transparent)]
     UnknownStream(#[from] UnknownStream),
+    /// Only what a secret asks for can be set aside: the API's hold is released, and the end of the process is
+    /// the end.
+    #[error(
+        "\"{0}\" is not a switch: only a switch's hold can be set aside (the control API's own is ended by resume)"
+    )]
+    NotASwitch(Controller),
     /// That controller does not hold the stream.
     #[error("\"{controller}\" does not hold \"{stream}\", so there is nothing to set aside")]
     NotHeld {
@@ -151,8 +160,12 @@ pub struct Meter {
     events: AtomicU64,
     dead_letters: AtomicU64,
     upgraded: AtomicU64,
+    upgrades: AtomicU64,
+    open_connections: Mutex<BTreeMap<u64, Running>>,
     held: Mutex<Held>,
     activity: Mutex<Option<Running>>,
+    /// The board's herald: the end of the last upgraded connection can end a `pausing`.
+    herald: Arc<Event>,
 }
 
 impl Meter {
@@ -166,10 +179,16 @@ impl Meter {
         self.dead_letters.fetch_add(count, Relaxed);
     }
 
-    /// Counts an upgraded connection until the guard is dropped.
-    pub fn upgraded(self: &Arc<Self>) -> Upgraded {
+    /// Counts an upgraded connection until the guard is dropped, and lists it among what runs. Take it while the
+    /// request that upgrades is still counted, so that a gate is at no moment `paused` with the connection open.
+    pub fn upgraded(self: &Arc<Self>, connection: Running) -> Upgraded {
+        let id = self.upgrades.fetch_add(1, Relaxed);
+        unpoisoned(&self.open_connections).insert(id, connection);
         self.upgraded.fetch_add(1, Relaxed);
-        Upgraded(self.clone())
+        Upgraded {
+            meter: self.clone(),
+            id,
+        }
     }
 
     /// Says what is fetched and not past the gate.
@@ -185,10 +204,17 @@ impl Meter {
 
 /// Counts an upgraded connection while it lives.
 #[derive(Debug)]
-pub struct Upgraded(Arc<Meter>);
+#[must_use = "dropping it says that the connection is closed"]
+pub struct Upgraded {
+    meter: Arc<Meter>,
+    id: u64,
+}
 impl Drop for Upgraded {
     fn drop(&mut self) {
-        self.0.upgraded.fetch_sub(1, Relaxed);
+        unpoisoned(&self.meter.open_connections).remove(&self.id);
+        if self.meter.upgraded.fetch_sub(1, Release) == 1 {
+            self.meter.herald.notify(usize::MAX);
+        }
     }
 }
 
@@ -361,7 +387,10 @@ impl Holds {
             return Err(NameTaken(name));
         }
         let (gate, keeper) = Gate::heralded(name.clone(), self.proved.clone());
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(Meter {
+            herald: self.proved.clone(),
+            ..Meter::default()
+        });
         let at = board.entries.len();
         board.index.insert(name.clone(), at);
         board.entries.push(Entry {
@@ -466,6 +495,9 @@ impl Holds {
         let now = self.now();
         let mut board = self.board();
         let i = board.find(stream)?;
+        if !matches!(who, Controller::Switch(_)) {
+            return Err(OverrideError::NotASwitch(who.clone()));
+        }
         let reason = reason.and_then(plain);
         let entry = &mut board.entries[i];
         let Some(hold) = entry.holds.remove(who) else {
@@ -702,7 +734,7 @@ impl Board {
     fn settle(&mut self, now: Moment) {
         for entry in &mut self.entries {
             let phase = entry.keeper.gate().sight().phase;
-            let state = State::of(entry.kind, &entry.life, phase, !entry.holds.is_empty());
+            let state = entry.state_at(phase);
             if state == entry.state {
                 continue;
             }
@@ -737,13 +769,24 @@ impl Entry {
             .collect()
     }
 
-    fn tell_turn(&self, record: &mut Record, to: State, now: Moment) {
+    /// The state that belongs to a phase seen *before* this call: who upgrades a connection is counted as upgraded
+    /// before its request leaves the gate.
+    fn state_at(&self, phase: Phase) -> State {
+        let open = self.meter.upgraded.load(Acquire) > 0;
+        let phase = match (self.kind, phase) {
+            (Kind::Gate { serves: false }, Phase::Paused) if open => Phase::Pausing,
+            _ => phase,
+        };
+        State::of(self.kind, &self.life, phase, !self.holds.is_empty())
+    }
+
+    fn tell_turn(&mut self, record: &mut Record, to: State, now: Moment) {
         if let Some(error) = self.life.error().filter(|_| to == State::Failed) {
             record.reason = Some(error.clone());
             return;
         }
         let by_holds = |s| matches!(s, State::Pausing | State::Paused | State::Hiatus);
-        let (true, Some(turn)) = (by_holds(to) || by_holds(self.state), &self.turn) else {
+        let (true, Some(turn)) = (by_holds(to) || by_holds(self.state), &mut self.turn) else {
             return;
         };
         record.controller = Some(turn.controller.clone());
@@ -752,11 +795,16 @@ impl Entry {
         record.reason = turn.reason.clone();
         record.version = turn.version.as_ref().map(|v| v.id.clone());
         if matches!(to, State::Paused | State::Hiatus | State::Running) {
-            record.flip_latency = turn.asked_at.map(|at| now.mono.saturating_duration_since(at));
+            // Taken, not read: a stream that fails and comes back behind its closed gate is `paused` again, and the
+            // hours between are no latency.
+            record.flip_latency = turn
+                .asked_at
+                .take()
+                .map(|at| now.mono.saturating_duration_since(at));
             record.store_latency = turn
                 .version
                 .as_ref()
-                .filter(|_| turn.first_seen)
+                .filter(|_| std::mem::take(&mut turn.first_seen))
                 .and_then(|v| v.written)
                 // A store whose clock runs ahead of ours would give a negative latency.
                 .map(|written| now.wall.duration_since(written).unwrap_or_default());
@@ -766,11 +814,16 @@ impl Entry {
     fn status(&self) -> StreamStatus {
         let gate = self.keeper.gate();
         let sight = gate.sight();
-        let mut running = gate.running();
-        running.extend(unpoisoned(&self.meter.activity).clone());
+        let mut running = Vec::new();
+        // What was named a moment ago must not be listed beside a proof that it is gone.
+        if sight.phase != Phase::Paused {
+            running = gate.running();
+            running.extend(unpoisoned(&self.meter.activity).clone());
+        }
+        running.extend(unpoisoned(&self.meter.open_connections).values().cloned());
         running.sort_by_key(|r| r.since);
         // The gate may have been proven since the last settling; the state and the count must belong together.
-        let state = State::of(self.kind, &self.life, sight.phase, !self.holds.is_empty());
+        let state = self.state_at(sight.phase);
         StreamStatus {
             name: self.name.clone(),
             kind: self.kind,
@@ -787,11 +840,7 @@ impl Entry {
             events: self.meter.events.load(Relaxed),
             dead_letters: self.meter.dead_letters.load(Relaxed),
             upgraded: self.meter.upgraded.load(Relaxed),
-            running: if sight.phase == Phase::Paused {
-                Vec::new()
-            } else {
-                running
-            },
+            running,
             life: self.life.clone(),
             last_transition: self.last_transition,
         }
@@ -816,12 +865,17 @@ fn strengthened(old: &Hold, new: Hold) -> Hold {
     }
 }
 
+/// Characters that break a line or turn the text around them: an audit line could be made to read as another.
+fn reorders(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Text from outside, fit for a terminal, a log line and a metric: no control characters, at most 256 characters,
 /// nothing if nothing is left.
 pub fn plain(text: Name) -> Option<Name> {
     let kept: String = text
         .chars()
-        .filter(|c| !c.is_control())
+        .filter(|c| !c.is_control() && !reorders(*c))
         .take(TEXT_LIMIT)
         .collect();
     let kept = kept.trim();

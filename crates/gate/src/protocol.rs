@@ -22,6 +22,8 @@ pub(crate) trait Fences: 'static {
     const EXIT: bool = true;
     /// Sum exits before entries. The other order can miss a hand-over between two counters.
     const EXITS_FIRST: bool = true;
+    /// Write `paused` only over the word that was read before summing.
+    const SAME_PAUSE: bool = true;
 }
 
 /// Every barrier in force.
@@ -171,11 +173,15 @@ impl<F: Fences> Core<F> {
     /// that raced makes the exchange fail, and nothing false is said.
     #[cold]
     fn prove(&self, word: u64) -> bool {
-        self.count() == 0
-            && self
-                .word
-                .compare_exchange(word, (word & !PHASE) | PAUSED, SeqCst, SeqCst)
-                .is_ok()
+        if self.count() != 0 {
+            return false;
+        }
+        let paused = (word & !PHASE) | PAUSED;
+        if F::SAME_PAUSE {
+            self.word.compare_exchange(word, paused, SeqCst, SeqCst).is_ok()
+        } else {
+            self.word.swap(paused, SeqCst) == word
+        }
     }
 
     /// Exits, then lanes, then entries: whatever moves from one to the next while we read is seen at least once,

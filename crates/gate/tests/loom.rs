@@ -1,0 +1,375 @@
+//! The exactness protocol under every interleaving and every reordering that loom can make: the file that ships,
+//! `src/protocol.rs`, compiled here against loom's primitives.
+//!
+//! Plain `cargo test` runs it. A `--cfg loom` would switch the dependencies over too, and event-listener does not
+//! build that way.
+//!
+//! Each model has a broken twin, in which one barrier is missing, and the twin must fail for the reason that is
+//! named beside it: a model that cannot fail proves nothing.
+#![allow(dead_code, reason = "the models need only a part of the protocol's file")]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod sync {
+    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    pub(crate) use loom::sync::{Arc, Mutex};
+    pub(crate) const LOOM: bool = true;
+}
+#[path = "../src/protocol.rs"]
+mod protocol;
+
+use loom::cell::Cell;
+use loom::thread;
+use protocol::{Core, Entry, Fences, Full, OPEN, PAUSED};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use sync::Arc;
+
+struct NoEnter;
+impl Fences for NoEnter {
+    const ENTER: bool = false;
+}
+struct NoClose;
+impl Fences for NoClose {
+    const CLOSE: bool = false;
+}
+struct NoExit;
+impl Fences for NoExit {
+    const EXIT: bool = false;
+}
+struct EntriesFirst;
+impl Fences for EntriesFirst {
+    const EXITS_FIRST: bool = false;
+}
+struct AnyPause;
+impl Fences for AnyPause {
+    const SAME_PAUSE: bool = false;
+}
+
+/// What loom says when two threads touch a [`Moved`] without an order between them.
+const RACE: &str = "Causality violation";
+const FOREVER: &str = "pausing for ever";
+const TOLD: &str = "proofs told";
+const STALE: &str = "a stale paused";
+
+/// What a stream moves. Loom fails the model when a touch is not ordered before or after every other: that is what
+/// "nothing moves while paused" means to whoever has seen `paused`.
+#[derive(Default)]
+struct Moved(Cell<u64>);
+impl Moved {
+    fn touch(&self) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+fn explore(model: impl Fn() + Sync + Send + 'static) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(|| {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(model);
+    }))
+    .map_err(|panic| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic.downcast_ref::<&str>().unwrap_or(&"no text").to_string(),
+    })
+}
+
+#[track_caller]
+fn holds(model: impl Fn() + Sync + Send + 'static) {
+    if let Err(why) = explore(model) {
+        panic!("the model failed: {why}");
+    }
+}
+
+#[track_caller]
+fn fails(model: impl Fn() + Sync + Send + 'static, reason: &str) {
+    match explore(model) {
+        Ok(()) => panic!("the twin passed: the model cannot see what is broken in it"),
+        Err(why) => assert!(
+            why.contains(reason),
+            "the twin failed, but not by \"{reason}\": {why}"
+        ),
+    }
+}
+
+fn phase<F: Fences>(core: &Core<F>) -> u64 {
+    core.read().0
+}
+
+/// A lane runs while the keeper closes. Whoever proves the pause may touch what moves: nobody else does any more.
+fn lane_against_close<F: Fences>() {
+    let core = Arc::new(Core::<F>::new(1));
+    let moved = Arc::new(Moved::default());
+    let slot = core.register();
+    let lane = thread::spawn({
+        let (core, moved) = (core.clone(), moved.clone());
+        move || {
+            if core.lane_enter(&slot) == Entry::In {
+                moved.touch();
+                if core.lane_exit(&slot) {
+                    moved.touch();
+                }
+            }
+        }
+    });
+    if core.close() {
+        moved.touch();
+    }
+    lane.join().unwrap();
+}
+
+/// The same for a unit.
+fn unit_against_close<F: Fences>() {
+    let core = Arc::new(Core::<F>::new(1));
+    let moved = Arc::new(Moved::default());
+    let unit = thread::spawn({
+        let (core, moved) = (core.clone(), moved.clone());
+        move || {
+            if core.unit_enter(0) == Entry::In {
+                moved.touch();
+                if core.unit_exit(0) {
+                    moved.touch();
+                }
+            }
+        }
+    });
+    if core.close() {
+        moved.touch();
+    }
+    unit.join().unwrap();
+}
+
+/// Somebody who only looks sees `paused`: nothing moves from there on.
+fn paused_as_a_reader_sees_it<F: Fences>() {
+    let core = Arc::new(Core::<F>::new(1));
+    let moved = Arc::new(Moved::default());
+    let slot = core.register();
+    let lane = thread::spawn({
+        let (core, moved) = (core.clone(), moved.clone());
+        move || {
+            if core.lane_enter(&slot) == Entry::In {
+                moved.touch();
+                let _ = core.lane_exit(&slot);
+            }
+        }
+    });
+    let keeper = thread::spawn({
+        let core = core.clone();
+        move || {
+            let _ = core.close();
+        }
+    });
+    let (phase, _, in_flight) = core.read();
+    if phase == PAUSED {
+        assert_eq!(in_flight, 0);
+        moved.touch();
+    }
+    lane.join().unwrap();
+    keeper.join().unwrap();
+}
+
+/// A lane that was running when the keeper closed: one of the two must find that nothing runs any more.
+fn lane_leaves_a_closing_gate<F: Fences>() {
+    let core = Arc::new(Core::<F>::new(1));
+    let slot = core.register();
+    assert_eq!(core.lane_enter(&slot), Entry::In);
+    let lane = thread::spawn({
+        let core = core.clone();
+        move || core.lane_exit(&slot)
+    });
+    let at_once = core.close();
+    let by_lane = lane.join().unwrap();
+    assert_eq!(phase(&core), PAUSED, "{FOREVER}");
+    assert!(at_once ^ by_lane, "{TOLD}: {at_once} {by_lane}");
+}
+
+/// Two units on two shards: the last of them must see that it is the last.
+fn units_leave_a_closing_gate<F: Fences>() {
+    let core = Arc::new(Core::<F>::new(2));
+    assert_eq!(core.unit_enter(0), Entry::In);
+    assert_eq!(core.unit_enter(1), Entry::In);
+    assert!(!core.close());
+    let first = thread::spawn({
+        let core = core.clone();
+        move || core.unit_exit(0)
+    });
+    let second = core.unit_exit(1);
+    let first = first.join().unwrap();
+    assert_eq!(phase(&core), PAUSED, "{FOREVER}");
+    assert!(first ^ second, "{TOLD}: {first} {second}");
+}
+
+/// A lane of which the gate is being closed while it enters. `heeds` is false in the twin that forgets to tell of
+/// the proof when its entry was turned away.
+fn proof_while_entering(heeds: bool, enter: fn(&Core, &protocol::Slot) -> Entry, exit: Exit) {
+    let core = Arc::new(Core::<Full>::new(1));
+    let slot = core.register();
+    let entering = thread::spawn({
+        let core = core.clone();
+        move || match enter(&core, &slot) {
+            Entry::In => exit(&core, &slot),
+            Entry::ShutAndProved => heeds,
+            Entry::Shut => false,
+        }
+    });
+    let at_once = core.close();
+    let by_other = entering.join().unwrap();
+    assert_eq!(phase(&core), PAUSED, "{FOREVER}");
+    assert!(at_once ^ by_other, "{TOLD}: {at_once} {by_other}");
+}
+type Exit = fn(&Core, &protocol::Slot) -> bool;
+const LANE: (fn(&Core, &protocol::Slot) -> Entry, Exit) = (|c, s| c.lane_enter(s), |c, s| c.lane_exit(s));
+const UNIT: (fn(&Core, &protocol::Slot) -> Entry, Exit) = (|c, _| c.unit_enter(0), |c, _| c.unit_exit(0));
+
+/// Work goes from a lane to a unit, and from that to its child on another shard, while the keeper sums.
+fn hand_over<F: Fences>() {
+    let core = Arc::new(Core::<F>::new(2));
+    let moved = Arc::new(Moved::default());
+    let slot = core.register();
+    assert_eq!(core.lane_enter(&slot), Entry::In);
+    let worker = thread::spawn({
+        let (core, moved) = (core.clone(), moved.clone());
+        move || {
+            core.unit_admit(0);
+            let _ = core.lane_exit(&slot);
+            moved.touch();
+            core.unit_admit(1);
+            let _ = core.unit_exit(0);
+            moved.touch();
+            let _ = core.unit_exit(1);
+        }
+    });
+    if core.close() {
+        moved.touch();
+    }
+    worker.join().unwrap();
+    assert_eq!(phase(&core), PAUSED, "{FOREVER}");
+}
+
+/// A lane's worker goes away, and its slot with it, while the keeper sums. The twin takes the slot away while its
+/// run goes on, which a `Run` that borrows its `Lane` makes impossible.
+fn lane_goes_away<const IN_ORDER: bool>() {
+    let core = Arc::new(Core::<Full>::new(1));
+    let moved = Arc::new(Moved::default());
+    let slot = core.register();
+    assert_eq!(core.lane_enter(&slot), Entry::In);
+    let worker = thread::spawn({
+        let (core, moved) = (core.clone(), moved.clone());
+        move || {
+            if !IN_ORDER {
+                core.unregister(&slot);
+            }
+            moved.touch();
+            let _ = core.lane_exit(&slot);
+            if IN_ORDER {
+                core.unregister(&slot);
+            }
+        }
+    });
+    if core.close() {
+        moved.touch();
+    }
+    worker.join().unwrap();
+    assert_eq!(phase(&core), PAUSED, "{FOREVER}");
+}
+
+/// The pause is lifted while the last one out is about to prove it.
+fn resume_against_proof<F: Fences>() {
+    let core = Arc::new(Core::<F>::new(1));
+    let slot = core.register();
+    assert_eq!(core.lane_enter(&slot), Entry::In);
+    let lane = thread::spawn({
+        let core = core.clone();
+        move || {
+            let _ = core.lane_exit(&slot);
+        }
+    });
+    let _ = core.close();
+    assert!(core.open());
+    assert_eq!(phase(&core), OPEN, "{STALE}");
+    lane.join().unwrap();
+    assert_eq!(phase(&core), OPEN, "{STALE}");
+}
+
+/// The pause is lifted, other work passes, and the next pause begins: the proof of the first, late, must not be
+/// taken for the second's.
+fn second_pause_against_proof_of_the_first<F: Fences>() {
+    let core = Arc::new(Core::<F>::new(2));
+    assert_eq!(core.unit_enter(0), Entry::In);
+    let first = thread::spawn({
+        let core = core.clone();
+        move || {
+            let _ = core.unit_exit(0);
+        }
+    });
+    let _ = core.close();
+    core.open();
+    assert_eq!(core.unit_enter(1), Entry::In);
+    let _ = core.close();
+    first.join().unwrap();
+    assert_ne!(phase(&core), PAUSED, "{STALE}");
+    let _ = core.unit_exit(1);
+    assert_eq!(phase(&core), PAUSED, "{FOREVER}");
+}
+
+#[test]
+fn no_lane_moves_while_paused() {
+    holds(lane_against_close::<Full>);
+    fails(lane_against_close::<NoEnter>, RACE);
+    fails(lane_against_close::<NoClose>, RACE);
+}
+
+#[test]
+fn no_unit_moves_while_paused() {
+    holds(unit_against_close::<Full>);
+    fails(unit_against_close::<NoEnter>, RACE);
+    fails(unit_against_close::<NoClose>, RACE);
+}
+
+#[test]
+fn who_reads_paused_sees_nothing_move() {
+    holds(paused_as_a_reader_sees_it::<Full>);
+    fails(paused_as_a_reader_sees_it::<NoEnter>, RACE);
+}
+
+#[test]
+fn a_lane_that_leaves_a_closing_gate_is_never_missed() {
+    holds(lane_leaves_a_closing_gate::<Full>);
+    fails(lane_leaves_a_closing_gate::<NoExit>, FOREVER);
+}
+
+#[test]
+fn the_last_of_two_units_proves_the_pause() {
+    holds(units_leave_a_closing_gate::<Full>);
+    fails(units_leave_a_closing_gate::<NoExit>, FOREVER);
+}
+
+#[test]
+fn a_proof_by_one_who_was_turned_away_is_told_once() {
+    for (enter, exit) in [LANE, UNIT] {
+        holds(move || proof_while_entering(true, enter, exit));
+        fails(move || proof_while_entering(false, enter, exit), TOLD);
+    }
+}
+
+#[test]
+fn a_hand_over_is_never_missed() {
+    holds(hand_over::<Full>);
+    fails(hand_over::<EntriesFirst>, RACE);
+}
+
+#[test]
+fn a_lane_that_goes_away_takes_no_count_with_it() {
+    holds(lane_goes_away::<true>);
+    fails(lane_goes_away::<false>, RACE);
+}
+
+#[test]
+fn a_resume_that_races_the_proof_leaves_no_stale_paused() {
+    holds(resume_against_proof::<Full>);
+    fails(resume_against_proof::<AnyPause>, STALE);
+}
+
+#[test]
+fn a_proof_counts_for_its_own_pause_only() {
+    holds(second_pause_against_proof_of_the_first::<Full>);
+    fails(second_pause_against_proof_of_the_first::<AnyPause>, STALE);
+}
