@@ -284,6 +284,7 @@ struct Board {
     entries: Vec<Entry>,
     index: HashMap<Name, usize>,
     switches: Vec<SwitchStatus>,
+    alarms: BTreeMap<&'static str, Name>,
     revision: u64,
     dirty: bool,
     journal: Journal,
@@ -357,6 +358,7 @@ impl Holds {
             mono: now.mono,
             streams: Vec::new(),
             switches: Vec::new(),
+            alarms: Vec::new(),
         };
         Arc::new(Holds {
             clock,
@@ -528,6 +530,18 @@ impl Holds {
         board.settle(now);
         self.publish(&mut board, now);
         Ok(applied)
+    }
+
+    /// Raises an alarm of the process as a whole, such as a disk that refuses to remember holds; `None` ends it.
+    pub fn set_alarm(&self, about: &'static str, alarm: Option<Name>) {
+        let now = self.now();
+        let mut board = self.board();
+        let before = match alarm.clone() {
+            Some(text) => board.alarms.insert(about, text),
+            None => board.alarms.remove(about),
+        };
+        board.dirty |= before != alarm;
+        self.publish(&mut board, now);
     }
 
     /// Writes something into the journal that the board itself does not see, such as a refused call.
@@ -757,6 +771,7 @@ impl Board {
             mono: now.mono,
             streams: self.entries.iter().map(Entry::status).collect(),
             switches: self.switches.clone(),
+            alarms: self.alarms.values().cloned().collect(),
         }
     }
 }

@@ -209,6 +209,8 @@ pub struct Snapshot {
     pub streams: Vec<StreamStatus>,
     /// Switches, in the order of the configuration.
     pub switches: Vec<SwitchStatus>,
+    /// What is wrong with the process as a whole, a sentence each.
+    pub alarms: Vec<Name>,
 }
 
 impl Snapshot {
