@@ -1,1 +1,56 @@
 //! What gets paused: streams hosted behind a gate, from source through stages to sink.
+//!
+//! [`build`] makes a [`Stream`] of a [`StreamConfig`], [`Supervisor::spawn`] runs streams, [`herald`] keeps the board
+//! true. Embedders who have a source, stages and a sink of their own hand a [`Pipeline`] to [`drive`]: it is
+//! generic, so their stages are inlined. Whoever has a loop of their own needs none of this, but a
+//! [`Lane`](tidegate_gate::Lane).
+//!
+//! ```
+//! # use tidegate_runtime::{DeadLetters, Limits, MemorySink, Pipeline, drive, memory};
+//! # use tidegate_gate::{Clock, Holds, Kind, Moment};
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! # let clock = Clock::new(|| Moment { wall: std::time::SystemTime::now(), mono: std::time::Instant::now() });
+//! let holds = Holds::new(clock);
+//! let member = holds.register("orders", Kind::Stream).expect("the name is free");
+//! let (feeder, source) = memory(100);
+//! let sink = MemorySink::new();
+//! feeder.send("an event").await;
+//! drop(feeder); // the source ends, and so does the stream
+//!
+//! let pipeline = Pipeline {
+//!     source,
+//!     stages: (),
+//!     sink: sink.clone(),
+//!     dead_letters: DeadLetters::none(),
+//!     limits: Limits::default(),
+//! };
+//! drive(&member, pipeline, Default::default()).await;
+//! assert_eq!(sink.events()[0].payload, "an event");
+//! # }
+//! ```
+mod config;
+mod connectors;
+mod dead_letter;
+mod event;
+mod hold;
+mod life;
+mod stream;
+mod supervisor;
+
+pub use config::{
+    BuildError, FileSinkConfig, FileSourceConfig, SinkConfig, SourceConfig, StageConfig, StdinSourceConfig,
+    StdoutSinkConfig, StreamConfig, build,
+};
+pub use connectors::{
+    AnySettle, AnySink, AnySource, Feeder, FileSettle, FileSink, FileSource, MemorySettle, MemorySink,
+    MemorySource, StdinSettle, StdinSource, StdoutSink, memory,
+};
+pub use dead_letter::DeadLetters;
+pub use event::{
+    Batch, Event, Fetched, Poison, Settle, SettleError, Sink, SinkError, Source, SourceError, Stage, Stages,
+    Token,
+};
+pub use hold::{Ask, Demand, Limits};
+pub use stream::{Outcome, Pipeline, Report, drive};
+pub use supervisor::{Stream, Supervisor, herald};
+pub use tidegate_state::StateDir;

@@ -1,0 +1,138 @@
+//! The connectors, a file each, and the enums that a hosted stream is made of.
+mod encode;
+mod file_place;
+mod file_sink;
+mod file_source;
+mod lines;
+mod memory;
+mod stdin;
+mod stdout;
+
+pub use file_sink::FileSink;
+pub use file_source::{FileSettle, FileSource};
+pub use memory::{Feeder, MemorySettle, MemorySink, MemorySource, memory};
+pub use stdin::{StdinSettle, StdinSource};
+pub use stdout::StdoutSink;
+
+use crate::event::{Batch, Event, Fetched, Settle, SettleError, Sink, SinkError, Source, SourceError, Token};
+use crate::hold::Demand;
+use std::time::Duration;
+use tidegate_gate::Name;
+
+/// Any source that a configuration can name. One branch per batch, none per event.
+#[derive(Debug)]
+#[allow(missing_docs)] // each is named after what it holds
+pub enum AnySource {
+    Stdin(StdinSource),
+    File(Box<FileSource>),
+    Memory(MemorySource),
+}
+
+/// The other handle of an [`AnySource`].
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // each is named after what it holds
+pub enum AnySettle {
+    Stdin(StdinSettle),
+    File(FileSettle),
+    Memory(MemorySettle),
+}
+
+/// Any sink that a configuration can name.
+#[derive(Debug)]
+#[allow(missing_docs)] // each is named after what it holds
+pub enum AnySink {
+    Stdout(StdoutSink),
+    File(Box<FileSink>),
+    Memory(MemorySink),
+}
+
+macro_rules! each {
+    ($any:ident, $self:expr, $one:ident => $do:expr) => {
+        each!(@$any, $self, $one => $do)
+    };
+    (@AnySource, $self:expr, $one:ident => $do:expr) => {
+        match $self {
+            AnySource::Stdin($one) => $do,
+            AnySource::File($one) => $do,
+            AnySource::Memory($one) => $do,
+        }
+    };
+    (@AnySettle, $self:expr, $one:ident => $do:expr) => {
+        match $self {
+            AnySettle::Stdin($one) => $do,
+            AnySettle::File($one) => $do,
+            AnySettle::Memory($one) => $do,
+        }
+    };
+    (@AnySink, $self:expr, $one:ident => $do:expr) => {
+        match $self {
+            AnySink::Stdout($one) => $do,
+            AnySink::File($one) => $do,
+            AnySink::Memory($one) => $do,
+        }
+    };
+}
+
+impl Source for AnySource {
+    type Settle = AnySettle;
+
+    fn describe(&self) -> Name {
+        each!(AnySource, self, s => s.describe())
+    }
+
+    fn settle(&self) -> AnySettle {
+        match self {
+            AnySource::Stdin(s) => AnySettle::Stdin(s.settle()),
+            AnySource::File(s) => AnySettle::File(s.settle()),
+            AnySource::Memory(s) => AnySettle::Memory(s.settle()),
+        }
+    }
+
+    fn takes_back(&self) -> bool {
+        each!(AnySource, self, s => s.takes_back())
+    }
+
+    fn unreturned(&self) -> u64 {
+        each!(AnySource, self, s => s.unreturned())
+    }
+
+    async fn open(&mut self, epoch: u32) -> Result<(), SourceError> {
+        each!(AnySource, self, s => s.open(epoch).await)
+    }
+
+    async fn fetch(&mut self, demand: &Demand, into: &mut Batch) -> Result<Fetched, SourceError> {
+        each!(AnySource, self, s => s.fetch(demand, into).await)
+    }
+}
+
+impl Settle for AnySettle {
+    async fn ack(&self, done: &[Token]) -> Result<(), SettleError> {
+        each!(AnySettle, self, s => s.ack(done).await)
+    }
+
+    async fn give_back(&self, held: &[Token]) -> Result<(), SettleError> {
+        each!(AnySettle, self, s => s.give_back(held).await)
+    }
+}
+
+impl Sink for AnySink {
+    fn describe(&self) -> Name {
+        each!(AnySink, self, s => s.describe())
+    }
+
+    fn batch(&self) -> usize {
+        each!(AnySink, self, s => s.batch())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        each!(AnySink, self, s => s.timeout())
+    }
+
+    async fn open(&mut self) -> Result<(), SinkError> {
+        each!(AnySink, self, s => s.open().await)
+    }
+
+    async fn write(&mut self, events: &[Event]) -> Result<(), SinkError> {
+        each!(AnySink, self, s => s.write(events).await)
+    }
+}

@@ -1,0 +1,293 @@
+//! The bounded hold between a source and the gate, and the demand that keeps it bounded.
+use crate::event::Batch;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+use tidegate_gate::{Held, Member, Unit};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How much a stream may hold before its gate. One fetch may overshoot the bytes by what it brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Events fetched and not acknowledged.
+    pub events: usize,
+    /// Bytes of their payloads.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            events: 4096,
+            bytes: 4 << 20,
+        }
+    }
+}
+
+/// Recycled batches that are kept for the next fetch.
+const SPARE: usize = 4;
+
+pub(crate) struct Hold {
+    member: Member,
+    limits: Limits,
+    quit: CancellationToken,
+    /// For whoever has to say what was lost when the driver is gone.
+    unfinished: Arc<AtomicU64>,
+    inner: Mutex<Inner>,
+    filled: Notify,
+    room: Notify,
+    epoch: watch::Sender<u32>,
+    caught_up: watch::Sender<u32>,
+}
+
+#[derive(Default)]
+struct Inner {
+    queue: VecDeque<(Batch, Instant)>,
+    events: usize,
+    bytes: usize,
+    /// What the lane has taken and not finished: it takes room whether it is in flight or held.
+    lane_events: usize,
+    lane_bytes: usize,
+    /// How much of that is held rather than in flight.
+    lane_held: usize,
+    lane_since: Option<Instant>,
+    ended: bool,
+    spare: Vec<Batch>,
+}
+
+impl Hold {
+    pub(crate) fn new(
+        member: Member,
+        limits: Limits,
+        quit: CancellationToken,
+        unfinished: Arc<AtomicU64>,
+    ) -> Hold {
+        Hold {
+            member,
+            limits,
+            quit,
+            unfinished,
+            inner: Mutex::default(),
+            filled: Notify::new(),
+            room: Notify::new(),
+            epoch: watch::channel(0).0,
+            caught_up: watch::channel(0).0,
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // No critical section below can panic half way.
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    // ---- the pump's side
+
+    /// The next opening of the source: everything from before is the source's again.
+    pub(crate) fn next_epoch(&self) -> u32 {
+        let mut inner = self.inner();
+        inner.queue.clear();
+        inner.events = 0;
+        inner.bytes = 0;
+        self.publish(&inner);
+        drop(inner);
+        self.epoch.send_modify(|e| *e += 1);
+        *self.epoch.borrow()
+    }
+
+    /// Resolves when the lane has dropped what came before `epoch`, so that a source that goes back to its last
+    /// acknowledgement does not hand out what is just being written.
+    pub(crate) async fn lane_caught_up(&self, epoch: u32) {
+        let mut seen = self.caught_up.subscribe();
+        // The sender lives in self.
+        let _ = seen.wait_for(|e| *e >= epoch).await;
+    }
+
+    pub(crate) fn spare(&self) -> Batch {
+        self.inner().spare.pop().unwrap_or_default()
+    }
+
+    pub(crate) fn recycle(&self, mut batch: Batch) {
+        batch.clear();
+        let mut inner = self.inner();
+        if inner.spare.len() < SPARE {
+            inner.spare.push(batch);
+        }
+    }
+
+    pub(crate) fn push(&self, batch: Batch) {
+        if batch.is_empty() {
+            return self.recycle(batch);
+        }
+        let now = self.member.now().mono;
+        let mut inner = self.inner();
+        inner.events += batch.events.len();
+        inner.bytes += batch.bytes;
+        inner.queue.push_back((batch, now));
+        self.publish(&inner);
+        drop(inner);
+        self.filled.notify_one();
+    }
+
+    /// Nothing more will be pushed.
+    pub(crate) fn end(&self) {
+        self.inner().ended = true;
+        self.filled.notify_one();
+    }
+
+    fn room(&self) -> Option<(usize, usize)> {
+        let inner = self.inner();
+        let events = self
+            .limits
+            .events
+            .saturating_sub(inner.events + inner.lane_events);
+        let bytes = self.limits.bytes.saturating_sub(inner.bytes + inner.lane_bytes);
+        (events > 0 && bytes > 0).then_some((events, bytes))
+    }
+
+    // ---- the lane's side
+
+    pub(crate) fn epoch(&self) -> u32 {
+        *self.epoch.borrow()
+    }
+
+    pub(crate) fn epochs(&self) -> watch::Receiver<u32> {
+        self.epoch.subscribe()
+    }
+
+    pub(crate) fn catch_up(&self, epoch: u32) {
+        self.caught_up.send_replace(epoch);
+    }
+
+    /// The oldest batch; nothing when all was taken and no more will come. Cancel-safe.
+    pub(crate) async fn take(&self) -> Option<Batch> {
+        loop {
+            if let Some(batch) = self.try_take() {
+                return Some(batch);
+            }
+            if self.inner().ended {
+                return None;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    fn try_take(&self) -> Option<Batch> {
+        let mut inner = self.inner();
+        let (batch, since) = inner.queue.pop_front()?;
+        inner.events -= batch.events.len();
+        inner.bytes -= batch.bytes;
+        inner.lane_events = batch.events.len();
+        inner.lane_bytes = batch.bytes;
+        inner.lane_held = batch.events.len();
+        inner.lane_since = Some(since);
+        Some(batch)
+    }
+
+    /// Says how much of what the lane took is unfinished, and how much of that is held rather than in flight.
+    pub(crate) fn lane_has(&self, unfinished: usize, held: usize) {
+        let mut inner = self.inner();
+        if unfinished == 0 {
+            inner.lane_bytes = 0;
+        }
+        let freed = unfinished < inner.lane_events;
+        inner.lane_events = unfinished;
+        inner.lane_held = held;
+        self.publish(&inner);
+        drop(inner);
+        if freed {
+            self.room.notify_one();
+        }
+    }
+
+    /// Everything that the lane has not taken, for giving it back.
+    pub(crate) fn drain(&self) -> Vec<Batch> {
+        let mut inner = self.inner();
+        inner.events = 0;
+        inner.bytes = 0;
+        let all = inner.queue.drain(..).map(|(batch, _)| batch).collect();
+        self.publish(&inner);
+        all
+    }
+
+    fn publish(&self, inner: &Inner) {
+        self.unfinished
+            .store((inner.events + inner.lane_events) as u64, Relaxed);
+        let lane = (inner.lane_held > 0).then_some(inner.lane_since).flatten();
+        self.member.meter().set_held(Held {
+            events: (inner.events + inner.lane_held) as u64,
+            oldest: lane.or_else(|| inner.queue.front().map(|(_, since)| *since)),
+            ..Held::default()
+        });
+    }
+}
+
+/// What a stream wants of its source.
+#[derive(Clone)]
+pub struct Demand(pub(crate) Arc<Hold>);
+
+/// Leave to start one request. While it lives the stream is not `paused`: start the request, then drop it.
+#[derive(Debug)]
+pub struct Ask {
+    /// Bring no more events than this.
+    pub events: usize,
+    /// Bring no more bytes than this, or one event.
+    pub bytes: usize,
+    _unit: Unit,
+}
+
+impl Demand {
+    /// Waits until the hold has room and the gate is open; nothing once the stream is stopping. Cancel-safe.
+    pub async fn wanted(&self) -> Option<Ask> {
+        let hold = &*self.0;
+        let gate = hold.member.gate();
+        loop {
+            if hold.quit.is_cancelled() {
+                return None;
+            }
+            if hold.room().is_none() {
+                tokio::select! {
+                    () = hold.room.notified() => {}
+                    () = hold.quit.cancelled() => {}
+                }
+                continue;
+            }
+            let unit = match gate.try_enter() {
+                Some(unit) => unit,
+                None => tokio::select! {
+                    unit = gate.enter() => unit,
+                    () = hold.quit.cancelled() => return None,
+                },
+            };
+            if let Some((events, bytes)) = hold.room() {
+                return Some(Ask {
+                    events,
+                    bytes,
+                    _unit: unit,
+                });
+            }
+        }
+    }
+
+    /// How many events are wanted right now: none while the gate is closed. For a consumer that has to go on
+    /// polling whatever it may take.
+    pub fn now(&self) -> usize {
+        let hold = &*self.0;
+        if hold.quit.is_cancelled() || hold.member.gate().is_closed() {
+            return 0;
+        }
+        hold.room().map_or(0, |(events, _)| events)
+    }
+
+    /// Resolves when the stream is stopping. Cancel-safe.
+    pub async fn stopping(&self) {
+        self.0.quit.cancelled().await;
+    }
+}
+
+impl std::fmt::Debug for Demand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Demand").field(&self.now()).finish()
+    }
+}
