@@ -1,0 +1,283 @@
+//! What an operator writes about a switch: every provider on one screen.
+//!
+//! Raw structs are parsed, then validated once, by building. An error names the key and what was expected, never the
+//! value: it may have come out of `${NAME}`.
+use crate::{AtStart, File, Fixed, LEAST_INTERVAL, Provider, Switch, Vault};
+use serde::de::{Deserialize, Deserializer, Error as _};
+use std::path::PathBuf;
+use std::time::Duration;
+use tidegate_gate::{Name, OnAbsence, OnExpiry, Policy};
+
+/// A key of the configuration that cannot be used.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{key}: {why}")]
+pub struct ConfigError {
+    /// The key, without the table it stands in.
+    pub key: Name,
+    /// What was expected.
+    pub why: Name,
+}
+
+impl ConfigError {
+    pub(crate) fn new(key: &str, why: impl Into<Name>) -> ConfigError {
+        ConfigError {
+            key: key.into(),
+            why: why.into(),
+        }
+    }
+}
+
+/// One `[[switch]]`.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchConfig {
+    /// Its name.
+    pub name: Name,
+    /// Names of streams and gates, or `*`.
+    pub streams: Vec<Name>,
+    /// Default 1 s, for Key Vault 5 s; 100 ms at least.
+    #[serde(default, deserialize_with = "interval")]
+    pub interval: Option<Duration>,
+    /// One read.
+    #[serde(default = "two_seconds", deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// After failures the delay grows from `interval` to this.
+    #[serde(default = "five_seconds", deserialize_with = "duration")]
+    pub retry_max: Duration,
+    /// The flag's field.
+    #[serde(default = "is_paused")]
+    pub key: Name,
+    /// Until the first good reading.
+    #[serde(default)]
+    pub at_start: AtStart,
+    /// For *missing* and *deleted*.
+    #[serde(default)]
+    pub on_missing: KeepOrPause,
+    /// For *malformed*.
+    #[serde(default)]
+    pub on_malformed: KeepOrPause,
+    /// How old the last good reading may grow before `on_stale` applies.
+    #[serde(default = "five_minutes", deserialize_with = "duration")]
+    pub max_stale: Duration,
+    /// For any reading that is not good, once the last good one is older than `max_stale`.
+    #[serde(default)]
+    pub on_stale: KeepOrPause,
+    /// For a flag whose `until` has passed.
+    #[serde(default)]
+    pub on_expiry: ReleaseOrKeep,
+    /// A secret in HashiCorp Vault.
+    pub vault: Option<VaultConfig>,
+    /// A file.
+    pub file: Option<FileConfig>,
+}
+
+impl SwitchConfig {
+    /// The one provider that is configured.
+    pub fn provider(&self) -> Result<ProviderConfig, ConfigError> {
+        let all = [
+            self.vault.clone().map(ProviderConfig::Vault),
+            self.file.clone().map(ProviderConfig::File),
+        ];
+        let mut given = all.into_iter().flatten();
+        match (given.next(), given.next()) {
+            (Some(one), None) => Ok(one),
+            _ => Err(ConfigError::new(
+                &self.name,
+                "expected exactly one of vault, file: where this switch's secret is kept",
+            )),
+        }
+    }
+
+    /// The switch itself, on `streams` (what `*` stands for is known to the caller), and its provider.
+    pub fn build(&self, streams: Vec<Name>) -> Result<(Switch, Box<dyn Provider>), ConfigError> {
+        if self.key.split(':').any(|part| part.trim().is_empty()) {
+            return Err(ConfigError::new(
+                "key",
+                "expected field names, with \":\" between them",
+            ));
+        }
+        if self.timeout.is_zero() {
+            return Err(ConfigError::new("timeout", "expected more than 0s"));
+        }
+        let provider = self.provider()?;
+        let switch = Switch {
+            name: self.name.clone(),
+            streams,
+            key: self.key.clone(),
+            interval: self.interval.unwrap_or(provider.interval()),
+            timeout: self.timeout,
+            retry_max: self.retry_max,
+            at_start: self.at_start,
+            policy: Policy {
+                on_missing: self.on_missing.into(),
+                on_malformed: self.on_malformed.into(),
+                max_stale: self.max_stale,
+                on_stale: self.on_stale.into(),
+                on_expiry: self.on_expiry.into(),
+            },
+            last: None,
+        };
+        Ok((switch, provider.build()?))
+    }
+}
+
+/// Where a switch's secret is kept.
+#[derive(Clone, Debug)]
+pub enum ProviderConfig {
+    /// HashiCorp Vault.
+    Vault(VaultConfig),
+    /// A file.
+    File(FileConfig),
+    /// Memory; for embedders and tests, not to be written in a configuration.
+    Fixed(Fixed),
+}
+
+impl ProviderConfig {
+    /// Builds the provider; reads its CA file and its environment variable, and nothing else.
+    pub fn build(self) -> Result<Box<dyn Provider>, ConfigError> {
+        Ok(match self {
+            ProviderConfig::Vault(config) => Box::new(Vault::new(config)?),
+            ProviderConfig::File(config) => Box::new(File::new(config.path)),
+            ProviderConfig::Fixed(fixed) => Box::new(fixed),
+        })
+    }
+
+    /// How often to poll unless somebody says.
+    pub fn interval(&self) -> Duration {
+        match self {
+            ProviderConfig::Vault(_) | ProviderConfig::File(_) | ProviderConfig::Fixed(_) => {
+                Duration::from_secs(1)
+            }
+        }
+    }
+}
+
+/// `[switch.vault]`: a secret in a KV store of HashiCorp Vault.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaultConfig {
+    /// Scheme, host and port, with a path only where Vault stands behind one.
+    pub address: String,
+    /// Vault Enterprise's namespace.
+    pub namespace: Option<String>,
+    /// Where the KV store is mounted.
+    #[serde(default = "secret")]
+    pub mount: String,
+    /// The secret's path in it, without `data/`.
+    pub path: String,
+    /// The KV store's version.
+    #[serde(default = "two", deserialize_with = "kv")]
+    pub kv: u8,
+    /// Trust what this PEM file holds, instead of the system's CA bundle.
+    pub ca_file: Option<PathBuf>,
+    /// Send the token over `http://` to an address that is not loopback.
+    #[serde(default)]
+    pub allow_plaintext: bool,
+    /// How to log in.
+    pub auth: VaultAuth,
+}
+
+/// How to log in to Vault.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
+pub enum VaultAuth {
+    /// A token that somebody else obtained: exactly one of `env` and `file`.
+    Token {
+        /// The environment variable that holds it.
+        env: Option<String>,
+        /// The file that holds it, read again whenever it changes.
+        file: Option<PathBuf>,
+    },
+}
+
+/// `[switch.file]`: a file, or a directory in which each file is a field, as Kubernetes mounts a Secret.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileConfig {
+    /// Its path.
+    pub path: PathBuf,
+}
+
+/// `keep` or `pause`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeepOrPause {
+    /// Keep what stands.
+    #[default]
+    Keep,
+    /// Hold the streams.
+    Pause,
+}
+
+impl From<KeepOrPause> for OnAbsence {
+    fn from(choice: KeepOrPause) -> Self {
+        match choice {
+            KeepOrPause::Keep => OnAbsence::Keep,
+            KeepOrPause::Pause => OnAbsence::Pause,
+        }
+    }
+}
+
+/// `release` or `keep`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseOrKeep {
+    /// The hold ends.
+    #[default]
+    Release,
+    /// The hold stands on.
+    Keep,
+}
+
+impl From<ReleaseOrKeep> for OnExpiry {
+    fn from(choice: ReleaseOrKeep) -> Self {
+        match choice {
+            ReleaseOrKeep::Release => OnExpiry::Release,
+            ReleaseOrKeep::Keep => OnExpiry::Keep,
+        }
+    }
+}
+
+fn two_seconds() -> Duration {
+    Duration::from_secs(2)
+}
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+fn five_minutes() -> Duration {
+    Duration::from_secs(300)
+}
+fn is_paused() -> Name {
+    "IsPaused".into()
+}
+fn secret() -> String {
+    "secret".into()
+}
+fn two() -> u8 {
+    2
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_duration(&text)
+        .map_err(|_| D::Error::custom("expected a duration such as \"500ms\", \"5s\" or \"2m\""))
+}
+
+fn interval<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let interval = duration(from)?;
+    if interval < LEAST_INTERVAL {
+        return Err(D::Error::custom("expected an interval of 100ms at least"));
+    }
+    Ok(Some(interval))
+}
+
+fn kv<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    match u8::deserialize(from)? {
+        version @ (1 | 2) => Ok(version),
+        _ => Err(D::Error::custom("expected the version of the KV store, 1 or 2")),
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;
