@@ -237,8 +237,8 @@ async fn pump<S: Source>(source: &mut S, hold: &Arc<Hold>, vitals: &Vitals<'_>, 
     let demand = Demand(hold.clone());
     // Counts on while a source opens and then breaks before it brought anything.
     let mut fruitless = 0u32;
+    let mut epoch = hold.next_epoch();
     'opening: while !quit.is_cancelled() {
-        let epoch = hold.next_epoch();
         tokio::select! {
             () = hold.lane_caught_up(epoch) => {}
             () = quit.cancelled() => break,
@@ -263,6 +263,8 @@ async fn pump<S: Source>(source: &mut S, hold: &Arc<Hold>, vitals: &Vitals<'_>, 
         }
         let wait = match opened {
             Err(SourceError::Broke(why)) => {
+                // At once: what it takes back must not be begun any more.
+                epoch = hold.next_epoch();
                 let why = format!("{}: {why}", source.describe()).into();
                 fruitless = fruitless.saturating_add(1);
                 let wait = vitals.broke(Part::Source, why);

@@ -152,8 +152,8 @@ pub(crate) fn copy_of(path: &Path, place: &Place) -> io::Result<Option<Found>> {
     if place.head_len == 0 {
         return Ok(None);
     }
-    for (sibling, _) in siblings(path)? {
-        let Ok(found) = Found::start(&sibling) else {
+    for sibling in siblings(path)? {
+        let Ok(found) = Found::start(&sibling.path) else {
             continue;
         };
         if found.id.inode != place.id.inode && found.starts_like(place) && found.len()? > place.offset {
@@ -165,27 +165,36 @@ pub(crate) fn copy_of(path: &Path, place: &Place) -> io::Result<Option<Found>> {
 
 /// The file that `place` is in under its new name, at that place, and the rotated files after it.
 fn rotated_since(path: &Path, place: &Place) -> io::Result<Vec<Found>> {
-    let mut files = Vec::new();
-    let mut left_at = None;
-    for (sibling, modified) in siblings(path)? {
-        let Ok(found) = Found::start(&sibling) else {
+    let mut others = Vec::new();
+    let mut left = None;
+    for sibling in siblings(path)? {
+        // It may be removed or compressed at any moment.
+        let Ok(found) = Found::start(&sibling.path) else {
             continue;
         };
-        match left_at {
-            None if found.is(place) => {
-                left_at = Some(modified);
-                files.push(found.at(place.offset));
-            }
-            Some(left_at) if modified >= left_at => files.push(found),
-            _ => {}
+        if left.is_none() && found.is(place) {
+            left = Some((sibling.modified, found.at(place.offset)));
+        } else {
+            others.push((sibling.modified, found));
         }
     }
-    Ok(files)
+    let Some((left_at, left)) = left else {
+        return Ok(Vec::new());
+    };
+    let later = others.into_iter().filter(|(modified, _)| *modified >= left_at);
+    Ok(std::iter::once(left)
+        .chain(later.map(|(_, found)| found))
+        .collect())
+}
+
+struct Sibling {
+    path: PathBuf,
+    modified: (i64, i64),
 }
 
 /// Rotated files of `path`, the one that was written to first coming first: its name, then `.` or `-`, then a
 /// digit (`orders.log.1`, `orders.log-20261122`). What is compressed cannot be read.
-fn siblings(path: &Path) -> io::Result<Vec<(PathBuf, (i64, i64))>> {
+fn siblings(path: &Path) -> io::Result<Vec<Sibling>> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(Vec::new());
     };
@@ -212,9 +221,20 @@ fn siblings(path: &Path) -> io::Result<Vec<(PathBuf, (i64, i64))>> {
         if let Ok(meta) = entry.metadata()
             && meta.is_file()
         {
-            found.push((entry.path(), (meta.mtime(), meta.mtime_nsec())));
+            found.push(Sibling {
+                path: entry.path(),
+                modified: (meta.mtime(), meta.mtime_nsec()),
+            });
         }
     }
-    found.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
+    // File systems tell times in ticks of some milliseconds. Within one, `.2` is older than `.1`, and dates sort.
+    found.sort_by(|a, b| {
+        let number = |s: &Sibling| s.path.extension()?.to_str()?.parse::<u16>().ok();
+        let by_name = match (number(a), number(b)) {
+            (Some(a), Some(b)) => b.cmp(&a),
+            _ => a.path.cmp(&b.path),
+        };
+        a.modified.cmp(&b.modified).then(by_name)
+    });
     Ok(found)
 }

@@ -1,0 +1,8 @@
+//! What a hosted stream promises, from outside.
+#![allow(clippy::unwrap_used)] // a test stops at the first surprise
+mod exactly_once;
+mod failing;
+mod files;
+mod pausing;
+mod rig;
+mod stopping;
