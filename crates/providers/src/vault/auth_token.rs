@@ -2,6 +2,7 @@
 use crate::{ConfigError, ReadError};
 use secrecy::SecretString;
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 use zeroize::Zeroizing;
@@ -56,7 +57,7 @@ impl TokenSource {
 pub(super) struct CredentialFile {
     path: PathBuf,
     /// What the file looked like when it was last read.
-    read: Option<(u64, Option<SystemTime>)>,
+    read: Option<(u64, u64, Option<SystemTime>)>,
 }
 
 impl CredentialFile {
@@ -70,7 +71,7 @@ impl CredentialFile {
         let meta = tokio::fs::metadata(&self.path)
             .await
             .map_err(|e| wrong(&format!("cannot be read: {e}")))?;
-        let looks = (meta.len(), meta.modified().ok());
+        let looks = (meta.ino(), meta.len(), meta.modified().ok());
         if self.read == Some(looks) {
             return Ok(None);
         }

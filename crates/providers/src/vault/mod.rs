@@ -76,4 +76,6 @@ impl Provider for Vault {
 }
 
 #[cfg(test)]
+mod stub;
+#[cfg(test)]
 mod tests;
