@@ -1,1 +1,175 @@
-//! The control and observe surfaces.
+//! The control and observe surfaces: the only crate that knows the web framework.
+//!
+//! **Control** (`{base}` is `base_path`); the right that a call needs, where tokens are set:
+//!
+//! | request | right | file |
+//! |---|---|---|
+//! | `POST {base}/pause` · `{base}/streams/{name}/pause` | pause | `flowtide.rs` |
+//! | `POST {base}/resume` · `{base}/streams/{name}/resume` | resume | `flowtide.rs` |
+//! | `POST {base}/streams/{name}/override` | override, and always a token | `flowtide.rs` |
+//! | `POST {base}/poll`: reads every switch now, and answers when it is done | resume | `flowtide.rs` |
+//! | `POST {base}/drain?timeout=30s` | read; with `close=true` pause | `drain.rs` |
+//! | `GET {base}/status` | read | `status.rs` |
+//! | `GET {base}/watch` | read | `watch.rs` |
+//! | `GET /openapi.json` | read | `openapi.rs` |
+//!
+//! **Observe**: `GET /livez`, `/readyz` (`probes.rs`), `/metrics` (`metrics.rs`), `/status` without reasons,
+//! actors, addresses and errors (`status.rs`).
+//!
+//! Every answer is JSON but `/watch` and `/metrics`; every refusal is `{"error":"one sentence"}`. A GET changes
+//! nothing.
+mod audit;
+mod auth;
+mod body;
+mod drain;
+mod error;
+mod flowtide;
+mod metrics;
+mod openapi;
+mod options;
+mod probes;
+mod status;
+mod watch;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use tidegate_gate::Holds;
+use tokio::sync::watch as cell;
+use tokio_util::sync::CancellationToken;
+
+pub use audit::audit;
+pub use auth::Right;
+pub use metrics::Metrics;
+pub use options::{AdminError, ControlOptions, ObserveOptions, Options, TokenSpec};
+pub use status::{Change, Event, HoldStatus, Status, StreamStatus, SwitchStatus, Work};
+
+/// What the surfaces ask of the rest of the process.
+#[derive(Clone)]
+pub struct Hooks {
+    /// Reads every switch now; resolves when the readings are applied, or failed.
+    pub poll: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+/// Both surfaces over one board. Clones share everything.
+#[derive(Clone)]
+pub struct Admin(Arc<Core>);
+
+pub(crate) struct Core {
+    pub(crate) holds: Arc<Holds>,
+    pub(crate) metrics: Metrics,
+    pub(crate) options: Options,
+    pub(crate) hooks: Hooks,
+    pub(crate) auth: auth::Auth,
+    pub(crate) hub: watch::Hub,
+    pub(crate) closing: cell::Sender<drain::Closing>,
+    pub(crate) polling: flowtide::Polling,
+    pub(crate) openapi: Bytes,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// Reads the token files and builds both surfaces; nothing listens yet.
+    ///
+    /// The first of what [`ControlOptions::check`] would list is the error.
+    pub fn new(
+        holds: Arc<Holds>,
+        metrics: Metrics,
+        options: Options,
+        hooks: Hooks,
+    ) -> Result<Admin, AdminError> {
+        let base = options.control.base()?;
+        let auth = auth::Auth::new(&options.control)?;
+        Ok(Admin(Arc::new(Core {
+            hub: watch::Hub::new(holds.clone(), options.control.max_watchers),
+            closing: cell::channel(drain::Closing::No).0,
+            polling: flowtide::Polling::default(),
+            openapi: openapi::document(&base),
+            holds,
+            metrics,
+            options,
+            hooks,
+            auth,
+        })))
+    }
+
+    /// The control surface, to be served by [`tidegate_http::Listener`] (a request without its
+    /// [`tidegate_http::Peer`] counts as coming from far away).
+    pub fn control(&self) -> Router {
+        let core = &self.0;
+        let base = core
+            .options
+            .control
+            .base()
+            .expect("`new` has refused a base path that is none");
+        let stream = format!("{base}/streams/{{name}}");
+        let mut router = Router::new();
+        for (path, methods) in [
+            (format!("{base}/pause"), post(flowtide::pause_all)),
+            (format!("{base}/resume"), post(flowtide::resume_all)),
+            (format!("{stream}/pause"), post(flowtide::pause_one)),
+            (format!("{stream}/resume"), post(flowtide::resume_one)),
+            (format!("{stream}/override"), post(flowtide::set_aside)),
+            (format!("{base}/poll"), post(flowtide::poll)),
+            (format!("{base}/drain"), post(drain::drain)),
+            (format!("{base}/status"), get(status::full)),
+            (format!("{base}/watch"), get(watch::watch)),
+            ("/openapi.json".into(), get(openapi::serve)),
+        ] {
+            // One slash at the end is a slip of the hand, and this is an emergency button.
+            router = router
+                .route(&format!("{path}/"), methods.clone())
+                .route(&path, methods);
+        }
+        router
+            .fallback(error::not_found)
+            .method_not_allowed_fallback(error::wrong_method)
+            .layer(from_fn_with_state(core.clone(), auth::guard))
+            .layer(from_fn(error::no_store))
+            .with_state(core.clone())
+    }
+
+    /// The observe surface: read-only, for anybody.
+    pub fn observe(&self) -> Router {
+        Router::new()
+            .route("/livez", get(probes::alive))
+            .route("/readyz", get(probes::ready))
+            .route("/metrics", get(metrics::serve))
+            .route("/status", get(status::redacted))
+            .fallback(error::not_found)
+            .method_not_allowed_fallback(error::wrong_method)
+            .layer(from_fn(error::no_store))
+            .with_state(self.0.clone())
+    }
+
+    /// What has to run beside the listeners, until `stop`: tells watchers, follows the journal for the metrics,
+    /// and carries a close through. When it ends, so does every `/watch`.
+    pub async fn run(&self, stop: CancellationToken) {
+        tokio::join!(
+            self.0.hub.run(&stop, &self.0),
+            self.0.metrics.follow(&stop),
+            drain::carry_through(&self.0, &stop),
+        );
+    }
+
+    /// Closes for good, as `SIGTERM` and `drain --close` do: readiness and health turn 503 and streams are held
+    /// (`stop`) at once, HTTP gates after `drain_delay`. Resolves when all are held; work in flight goes on.
+    /// Calling it again joins the close under way.
+    pub async fn close(&self) {
+        drain::close(&self.0, "signal").await;
+    }
+}

@@ -1,0 +1,6 @@
+//! Both surfaces as their callers see them.
+#![allow(clippy::unwrap_used)] // a test stops at the first surprise
+mod auth;
+mod board;
+mod calls;
+mod routes;
