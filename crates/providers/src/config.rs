@@ -3,6 +3,7 @@
 //! Raw structs are parsed, then validated once, by building. An error names the key and what was expected, never the
 //! value: it may have come out of `${NAME}`.
 use crate::{AtStart, File, Fixed, LEAST_INTERVAL, Provider, Switch, Vault};
+use secrecy::SecretString;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -188,6 +189,34 @@ pub enum VaultAuth {
         /// The file that holds it, read again whenever it changes.
         file: Option<PathBuf>,
     },
+    /// AppRole.
+    Approle {
+        /// Where the method is mounted; default `approle`.
+        mount: Option<String>,
+        /// The role's id.
+        #[serde(deserialize_with = "secret_text")]
+        role_id: SecretString,
+        /// The file that holds a secret id, read again at each login.
+        secret_id_file: PathBuf,
+    },
+    /// The token of the pod's service account.
+    Kubernetes {
+        /// Where the method is mounted; default `kubernetes`.
+        mount: Option<String>,
+        /// The role.
+        role: String,
+        /// Default `/var/run/secrets/kubernetes.io/serviceaccount/token`, read again at each login.
+        token_file: Option<PathBuf>,
+    },
+    /// A signed token.
+    Jwt {
+        /// Where the method is mounted; default `jwt`.
+        mount: Option<String>,
+        /// The role.
+        role: String,
+        /// The file that holds it, read again at each login.
+        token_file: PathBuf,
+    },
 }
 
 /// `[switch.file]`: a file, or a directory in which each file is a field, as Kubernetes mounts a Secret.
@@ -258,9 +287,10 @@ fn two() -> u8 {
 }
 
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(from)?;
-    humantime::parse_duration(&text)
-        .map_err(|_| D::Error::custom("expected a duration such as \"500ms\", \"5s\" or \"2m\""))
+    let expected =
+        || D::Error::custom("expected a duration with its unit, such as \"500ms\", \"5s\" or \"2m\"");
+    let text = String::deserialize(from).map_err(|_| expected())?;
+    humantime::parse_duration(&text).map_err(|_| expected())
 }
 
 fn interval<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -269,6 +299,10 @@ fn interval<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::E
         return Err(D::Error::custom("expected an interval of 100ms at least"));
     }
     Ok(Some(interval))
+}
+
+fn secret_text<'de, D: Deserializer<'de>>(from: D) -> Result<SecretString, D::Error> {
+    String::deserialize(from).map(SecretString::from)
 }
 
 fn kv<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {

@@ -226,6 +226,58 @@ fn two_switches_share_a_secret_only_if_everything_that_matters_is_equal() {
     }
 }
 
+#[test]
+fn every_way_to_log_in_is_read_and_no_debug_output_shows_a_role_id() {
+    let auth = |line: &str| {
+        build(&vault("").replace(
+            "auth = { method = \"token\", file = \"/t\" }",
+            &format!("auth = {{ {line} }}"),
+        ))
+    };
+    let reader = |line: &str| {
+        auth(line)
+            .unwrap()
+            .1
+            .id()
+            .split(" as ")
+            .last()
+            .unwrap()
+            .to_owned()
+    };
+    let kubernetes = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    let table = [
+        (
+            "method = \"kubernetes\", role = \"orders\"",
+            format!("auth/kubernetes role orders with {kubernetes}"),
+        ),
+        (
+            "method = \"kubernetes\", role = \"orders\", mount = \"/k8s/eu/\", token_file = \"/t\"",
+            "auth/k8s/eu role orders with /t".to_owned(),
+        ),
+        (
+            "method = \"jwt\", role = \"orders\", token_file = \"/t\"",
+            "auth/jwt role orders with /t".to_owned(),
+        ),
+    ];
+    for (line, expected) in table {
+        assert_eq!(reader(line), expected);
+    }
+    let approle = |id: &str| format!("method = \"approle\", role_id = \"{id}\", secret_id_file = \"/s\"");
+    assert!(!reader(&approle("MARKED")).contains("MARKED"));
+    assert_ne!(reader(&approle("a")), reader(&approle("b")));
+    let parsed = parse(&vault("").replace("method = \"token\", file = \"/t\"", &approle("MARKED"))).unwrap();
+    assert!(!format!("{parsed:?}").contains("MARKED"));
+    for wrong in [
+        "method = \"approle\", role_id = \"x\"",
+        "method = \"kubernetes\"",
+        "method = \"jwt\", role = \"orders\"",
+        "method = \"jwt\", role = \"orders\", token_file = \"/t\", file = \"/t\"",
+        "method = \"jwt\", role = \"orders\", token_file = \"/t\", mount = \"..\"",
+    ] {
+        assert!(auth(wrong).is_err(), "{wrong}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]

@@ -1,42 +1,72 @@
-//! What keeps a token alive: lookups and renewals that run beside reads, inside the read path and without a loop of
-//! their own.
+//! Logins and tokens: which token a read is made with, and what is done beside reads so that there always is one.
+//!
+//! There is no loop here. Lookups, renewals and logins are started by reads and run beside them; one that is not done
+//! when its read is goes on with the next. A token in use is given up only when another has been shown to work.
+use super::auth_approle::AppRole;
+use super::auth_jwt::Jwt;
+use super::auth_kubernetes::Kubernetes;
 use super::auth_token::TokenSource;
 use super::client::{Answer, Client};
+use super::token::{Granted, Life, Next, look_up, parse_login, renew};
 use crate::backoff::Backoff;
-use crate::{ReadError, Secret};
-use http::StatusCode;
+use crate::{ConfigError, ReadError, Secret, VaultAuth};
 use secrecy::SecretString;
-use serde::Deserialize;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 use tidegate_gate::Name;
 use tokio::time::{Instant, timeout};
-use tracing::{info, warn};
-use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest};
+use tracing::{debug, info, warn};
 
-/// A renewal that takes longer is given up; the token is still valid, and there is time for another.
-const LONGEST_RENEWAL: Duration = Duration::from_secs(10);
+/// What takes longer is given up and tried again. Longer than a read may take by default, since it goes on between
+/// reads; short enough that an answer that never comes does not cost the reads after an outage.
+const LONGEST_WORK: Duration = Duration::from_secs(4);
 
-/// How one logs in.
+/// How one gets a token.
+#[derive(Clone, Debug)]
+enum Login {
+    AppRole(AppRole),
+    Kubernetes(Kubernetes),
+    Jwt(Jwt),
+}
+
+impl Login {
+    async fn send(&self, client: &Client) -> Result<Answer, ReadError> {
+        match self {
+            Login::AppRole(login) => login.login(client).await,
+            Login::Kubernetes(login) => login.login(client).await,
+            Login::Jwt(login) => login.login(client).await,
+        }
+    }
+}
+
 #[derive(Debug)]
-pub(super) enum Method {
+enum Method {
+    /// Somebody else gets it.
     Token(TokenSource),
+    /// We do.
+    Login(Login),
 }
 
 /// Which of the tokens a read is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
+    /// The newest.
     Candidate,
+    /// The one that has worked before.
     Current,
 }
 
-/// Whether the same read should be made again with another token.
+/// What follows for the read that was just made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Try {
+    /// Its outcome stands.
     Done,
+    /// It is to be made again with the other token.
     Other,
+    /// It is to be made again after a login.
+    Login,
 }
 
 struct Lease {
@@ -46,98 +76,129 @@ struct Lease {
     life: Life,
 }
 
-/// What is known of a token's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
-    /// Not asked yet.
-    Unknown,
-    /// It has none, or Vault does not say.
-    Endless,
-    Until {
-        expires: Instant,
-        /// How long it was granted for.
-        granted: Duration,
-        /// Nothing for tokens that cannot be renewed (any more).
-        renew_at: Option<Instant>,
-    },
+enum Done {
+    /// A lookup or a renewal of the token of that number.
+    Granted(u64, Result<Granted, ReadError>),
+    LoggedIn(Result<(SecretString, Granted), ReadError>),
 }
 
-type Work = Pin<Box<dyn Future<Output = (u64, Result<Granted, ReadError>)> + Send>>;
+struct Work {
+    is_login: bool,
+    done: Pin<Box<dyn Future<Output = Done> + Send>>,
+}
 
-/// What a lookup or a renewal says of a token.
-struct Granted {
-    ttl: Duration,
-    renewable: bool,
-    renewed: bool,
+impl Work {
+    fn new(is_login: bool, done: impl Future<Output = Done> + Send + 'static) -> Work {
+        let done = Box::pin(done);
+        Work { is_login, done }
+    }
 }
 
 /// The tokens of one provider.
 pub(super) struct Auth {
     method: Method,
-    address: Name,
+    /// How it gets its token, for people.
+    reader: Name,
     current: Option<Lease>,
-    /// Newer than `current` and not yet proven by a read: a token file with a mistake in it must not cost a token
-    /// that works.
+    /// Newer than `current` and not yet shown to work: a token file with a mistake in it must not cost a token that
+    /// does.
     candidate: Option<Lease>,
-    /// When the candidate may be tried again after it was refused.
+    /// When a refused candidate may be tried again.
     candidate_not_before: Option<Instant>,
-    /// Kept over reads: a read that is dropped at its timeout does not take the renewal with it.
+    /// Kept over reads: a read that is dropped at its timeout does not take it along.
     work: Option<Work>,
     work_not_before: Option<Instant>,
+    /// Since the token of the last login was refused at once: the role is at fault, and another login is no help.
+    login_not_before: Option<Instant>,
     backoff: Backoff,
     rng: fastrand::Rng,
     numbers: u64,
-    /// Why there is no newer token, while there should be one.
+    /// Why there is no newer token although there should be one; told once.
     trouble: Option<ReadError>,
 }
 
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Auth")
-            .field("method", &self.method)
+            .field("reader", &self.reader)
             .finish_non_exhaustive()
     }
 }
 
 impl Auth {
-    pub(super) fn new(method: Method, address: Name) -> Auth {
+    pub(super) fn new(config: VaultAuth) -> Result<Auth, ConfigError> {
+        let (method, reader) = match config {
+            VaultAuth::Token { env, file } => {
+                let source = TokenSource::new(env, file)?;
+                let reader = source.to_string();
+                (Method::Token(source), reader)
+            }
+            VaultAuth::Approle {
+                mount,
+                role_id,
+                secret_id_file,
+            } => {
+                let login = AppRole::new(mount.as_deref(), role_id, secret_id_file)?;
+                let reader = login.to_string();
+                (Method::Login(Login::AppRole(login)), reader)
+            }
+            VaultAuth::Kubernetes {
+                mount,
+                role,
+                token_file,
+            } => {
+                let login = Kubernetes::new(mount.as_deref(), role, token_file)?;
+                let reader = login.to_string();
+                (Method::Login(Login::Kubernetes(login)), reader)
+            }
+            VaultAuth::Jwt {
+                mount,
+                role,
+                token_file,
+            } => {
+                let login = Jwt::new(mount.as_deref(), role, token_file)?;
+                let reader = login.to_string();
+                (Method::Login(Login::Jwt(login)), reader)
+            }
+        };
         let mut rng = fastrand::Rng::new();
-        Auth {
+        Ok(Auth {
             method,
-            address,
+            reader: reader.into(),
             current: None,
             candidate: None,
             candidate_not_before: None,
             work: None,
             work_not_before: None,
+            login_not_before: None,
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(30), rng.fork()),
             rng,
             numbers: 0,
             trouble: None,
-        }
+        })
     }
 
-    /// Brings the tokens up to date, as far as that needs no waiting for Vault.
+    /// How it gets its token, for people.
+    pub(super) fn reader(&self) -> &Name {
+        &self.reader
+    }
+
+    /// Sees to it that there is a token, and starts what is due. Waits for Vault only where there is no token at all.
     pub(super) async fn prepare(&mut self, client: &Client) -> Result<(), ReadError> {
-        let changed = match &mut self.method {
-            Method::Token(TokenSource::Env { token, .. }) => {
-                Ok(self.current.is_none().then(|| token.clone()))
-            }
-            Method::Token(TokenSource::File(file)) => file.changed().await,
-        };
-        match changed {
-            Ok(None) => self.trouble = None,
-            Ok(Some(token)) => {
-                self.trouble = None;
-                self.take(token);
-            }
-            Err(error) if self.current.is_none() && self.candidate.is_none() => return Err(error),
-            Err(error) => {
-                if self.trouble.as_ref() != Some(&error) {
-                    warn!("{error}: the token that was read before stays in use");
+        let none = self.current.is_none() && self.candidate.is_none();
+        match &mut self.method {
+            Method::Token(source) => match source.newer().await {
+                Ok(Some(token)) => {
+                    self.trouble = None;
+                    self.take(token, Life::Unknown);
                 }
-                self.trouble = Some(error);
-            }
+                Ok(None) => self.trouble = None,
+                Err(error) if none => return Err(error),
+                Err(error) => self.tell_trouble(error, "the token that was read before stays in use"),
+            },
+            // The poll loop's own backoff paces these: there is nothing else to do before one succeeds.
+            Method::Login(_) if none => self.log_in(client).await?,
+            Method::Login(_) => {}
         }
         self.start_work(client);
         Ok(())
@@ -145,8 +206,11 @@ impl Auth {
 
     /// The token to read with now: the newest that has not just been refused.
     pub(super) fn token_to_try(&self) -> Option<(Which, SecretString)> {
-        let waits = self.candidate_not_before.is_some_and(|at| at > Instant::now());
-        let candidate = self.candidate.as_ref().filter(|_| !waits);
+        let waits = waits(self.candidate_not_before);
+        let candidate = self
+            .candidate
+            .as_ref()
+            .filter(|_| !waits || self.current.is_none());
         candidate
             .map(|lease| (Which::Candidate, lease.token.clone()))
             .or_else(|| {
@@ -154,11 +218,6 @@ impl Auth {
                     .as_ref()
                     .map(|lease| (Which::Current, lease.token.clone()))
             })
-    }
-
-    pub(super) fn no_token(&self) -> ReadError {
-        let why = format!("there is no token for Vault at {}", self.address);
-        self.trouble.clone().unwrap_or(ReadError::Denied(why.into()))
     }
 
     /// Makes a read and, beside it, whatever work is under way; waits for the read only.
@@ -170,10 +229,12 @@ impl Auth {
             };
             tokio::select! {
                 biased;
-                done = &mut read => return done,
-                (number, granted) = work => {
-                    self.work = None;
-                    self.work_done(number, granted);
+                outcome = &mut read => return outcome,
+                done = &mut work.done => {
+                    if let Err(error) = self.work_done(done) {
+                        self.work_not_before = Some(Instant::now() + self.backoff.after_failure());
+                        self.tell_trouble(error, "the token in use stays in use");
+                    }
                 }
             }
         }
@@ -182,179 +243,228 @@ impl Auth {
     /// Learns from a read's outcome whether its token works.
     pub(super) fn judge(&mut self, which: Which, outcome: &Result<Secret, ReadError>) -> Try {
         let refused = matches!(outcome, Err(ReadError::Denied(_)));
-        let answered = !matches!(outcome, Err(ReadError::Unavailable { .. }));
+        // Neither an outage nor a proxy's answer says anything about a token.
+        let proven = match outcome {
+            Ok(_) => true,
+            Err(ReadError::Missing(_) | ReadError::Deleted(_)) => true,
+            Err(_) => false,
+        };
         match which {
-            Which::Candidate if refused && self.current.is_some() => {
-                if self.candidate_not_before.is_none() {
-                    warn!(vault = %self.address, "the new token is refused: the one before stays in use");
-                }
-                self.candidate_not_before = Some(Instant::now() + self.backoff.after_failure());
-                Try::Other
-            }
-            // A refusal of the only token there is stays what it is. An outage proves nothing either way.
-            Which::Candidate if answered => {
+            Which::Candidate if proven => {
                 self.current = self.candidate.take();
                 self.candidate_not_before = None;
+                self.work_not_before = None;
+                self.login_not_before = None;
                 self.backoff.reset();
                 Try::Done
             }
+            Which::Candidate if refused => {
+                let outlived = self.candidate.as_ref().is_some_and(Lease::is_over);
+                let first = self.candidate_not_before.is_none();
+                let later = Instant::now() + self.backoff.after_failure();
+                self.candidate_not_before = Some(later);
+                if first && !outlived {
+                    // A login whose token may not read is repeated, as the role may be set right, but not each time.
+                    self.login_not_before = Some(later);
+                }
+                match &self.current {
+                    Some(_) => {
+                        if first {
+                            warn!(reader = %self.reader, "the new token is refused: the one before stays in use");
+                        }
+                        Try::Other
+                    }
+                    None => self.try_login(),
+                }
+            }
+            // What has worked works no more: it was revoked, or Vault has lost it.
+            Which::Current if refused => self.try_login(),
             Which::Candidate | Which::Current => Try::Done,
         }
     }
 
-    fn take(&mut self, token: SecretString) {
+    fn try_login(&self) -> Try {
+        match self.method {
+            Method::Login(_) if !waits(self.login_not_before) => Try::Login,
+            Method::Login(_) | Method::Token(_) => Try::Done,
+        }
+    }
+
+    /// Logs in and waits for it. Dropped, it goes on with the next read.
+    pub(super) async fn log_in(&mut self, client: &Client) -> Result<(), ReadError> {
+        // What else is under way concerns a token that is of no use any more.
+        if let Some(going_on) = self.work.take().filter(|work| work.is_login) {
+            let work = self.work.insert(going_on);
+            let done = work.done.as_mut().await;
+            match self.work_done(done) {
+                Ok(()) => return Ok(()),
+                // It was asked before whatever ailed the store may have ended.
+                Err(error) => debug!("{error}; logging in anew"),
+            }
+        }
+        self.work = self.login(client);
+        let Some(work) = &mut self.work else {
+            return Ok(());
+        };
+        let done = work.done.as_mut().await;
+        self.work_done(done)
+    }
+
+    fn take(&mut self, token: SecretString, life: Life) {
         self.numbers += 1;
         self.candidate = Some(Lease {
             token,
             number: self.numbers,
-            life: Life::Unknown,
+            life,
         });
         self.candidate_not_before = None;
     }
 
-    /// Starts the lookup or renewal that is due, if none is under way. Only proven tokens are worked on.
+    /// Starts what is due for the token in use, if nothing is under way.
     fn start_work(&mut self, client: &Client) {
-        let now = Instant::now();
-        if self.work.is_some() || self.work_not_before.is_some_and(|at| at > now) {
+        let Some(lease) = &self.current else { return };
+        if self.work.is_some() || waits(self.work_not_before) {
             return;
         }
-        let Some(lease) = &self.current else { return };
-        let (number, token, client) = (lease.number, lease.token.clone(), client.clone());
-        match lease.life {
-            Life::Unknown => {
-                self.work = Some(Box::pin(async move {
-                    (number, within(lookup(&client, &token)).await)
-                }));
-            }
+        let (number, token) = (lease.number, lease.token.clone());
+        let its_client = client.clone();
+        self.work = match lease.life {
+            Life::Unknown => Some(Work::new(false, async move {
+                Done::Granted(number, within(look_up(&its_client, &token)).await)
+            })),
+            Life::Until { next_at, .. } if next_at > Instant::now() => None,
             Life::Until {
-                renew_at: Some(at), ..
-            } if at <= now => {
-                self.work = Some(Box::pin(
-                    async move { (number, within(renew(&client, &token)).await) },
-                ));
-            }
-            Life::Endless | Life::Until { .. } => {}
-        }
+                next: Next::Renew, ..
+            } => Some(Work::new(false, async move {
+                Done::Granted(number, within(renew(&its_client, &token)).await)
+            })),
+            // Once there is a new token it has to be shown to work before there is yet another.
+            Life::Until {
+                next: Next::Login, ..
+            } => match (&self.candidate, self.candidate_not_before) {
+                (Some(_), None) => None,
+                _ if waits(self.login_not_before) => None,
+                _ => self.login(client),
+            },
+            Life::Endless => None,
+        };
     }
 
-    fn work_done(&mut self, number: u64, granted: Result<Granted, ReadError>) {
+    fn login(&self, client: &Client) -> Option<Work> {
+        let Method::Login(login) = &self.method else {
+            return None;
+        };
+        let (login, client, reader) = (login.clone(), client.clone(), self.reader.clone());
+        Some(Work::new(true, async move {
+            let answered = within(async {
+                let answer = login.send(&client).await?;
+                parse_login(&client, &answer, &reader)
+            });
+            Done::LoggedIn(answered.await)
+        }))
+    }
+
+    /// Takes in what a lookup, a renewal or a login has come to; only a login's failure is returned.
+    fn work_done(&mut self, done: Done) -> Result<(), ReadError> {
+        self.work = None;
         let now = Instant::now();
         let share = 0.55 + 0.15 * self.rng.f64();
-        let Some(lease) = self.current.as_mut().filter(|lease| lease.number == number) else {
-            return;
-        };
-        match granted {
-            Ok(granted) => {
-                self.work_not_before = None;
-                self.backoff.reset();
-                let before = match lease.life {
-                    Life::Until { granted, .. } => granted,
-                    Life::Unknown | Life::Endless => Duration::ZERO,
-                };
-                lease.life = granted.life(now, before, share);
-                if let Life::Until {
-                    expires,
-                    renew_at: None,
-                    ..
-                } = lease.life
-                {
-                    let left = humantime::format_duration(Duration::from_secs((expires - now).as_secs()));
-                    warn!(vault = %self.address, "the token ends in {left} and cannot be renewed: replace it before");
+        match done {
+            Done::LoggedIn(Ok((token, granted))) => {
+                debug!(reader = %self.reader, "logged in");
+                self.trouble = None;
+                self.take(token, granted.life(now, Life::Unknown, share));
+                Ok(())
+            }
+            Done::LoggedIn(Err(error)) => Err(error),
+            Done::Granted(number, granted) => {
+                let owns_login = matches!(self.method, Method::Login(_));
+                let later = now + self.backoff.after_failure();
+                let lease = self.current.as_mut().filter(|lease| lease.number == number);
+                match (lease, granted) {
+                    (None, _) => {}
+                    (Some(lease), Ok(granted)) => {
+                        self.work_not_before = None;
+                        self.backoff.reset();
+                        self.trouble = None;
+                        lease.life = granted.life(now, lease.life, share);
+                        if let (
+                            Life::Until {
+                                expires,
+                                next: Next::Login,
+                                ..
+                            },
+                            false,
+                        ) = (lease.life, owns_login)
+                        {
+                            let left = left(expires, now);
+                            warn!(reader = %self.reader, "the token ends in {left} and cannot be renewed: replace it");
+                        }
+                    }
+                    // Whoever may not look itself up has a token without the default policy; it may still read.
+                    (Some(lease), Err(ReadError::Denied(_))) if lease.life == Life::Unknown => {
+                        info!(reader = %self.reader, "the token may not look itself up and is not renewed from here");
+                        lease.life = Life::Endless;
+                    }
+                    (Some(lease), Err(error)) => {
+                        self.work_not_before = Some(later);
+                        lease.doubt(&error, owns_login, now);
+                        let until = match lease.life {
+                            Life::Until { expires, .. } => format!("it ends in {}", left(expires, now)),
+                            Life::Unknown | Life::Endless => "it stays in use".to_owned(),
+                        };
+                        self.tell_trouble(error, &until);
+                    }
                 }
+                Ok(())
             }
-            // Whoever may not look itself up has a token without the default policy; it may still read.
-            Err(ReadError::Denied(_)) if lease.life == Life::Unknown => {
-                info!(vault = %self.address, "the token may not look itself up, so it is not renewed from here");
-                lease.life = Life::Endless;
-            }
-            Err(error) => {
-                self.work_not_before = Some(now + self.backoff.after_failure());
-                if let Life::Until { expires, .. } = lease.life {
-                    let left = expires.saturating_duration_since(now);
-                    let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
-                    warn!("the token could not be renewed and ends in {left}: {error}");
-                }
+        }
+    }
+
+    fn tell_trouble(&mut self, error: ReadError, meanwhile: &str) {
+        if self.trouble.as_ref() != Some(&error) {
+            warn!("{error}; {meanwhile}");
+        }
+        self.trouble = Some(error);
+    }
+}
+
+impl Lease {
+    fn is_over(&self) -> bool {
+        matches!(self.life, Life::Until { expires, .. } if expires <= Instant::now())
+    }
+
+    /// A renewal has failed: refused, or with little time left, it is for a login to bring the next token.
+    fn doubt(&mut self, error: &ReadError, owns_login: bool, now: Instant) {
+        if let Life::Until {
+            expires,
+            granted,
+            next,
+            ..
+        } = &mut self.life
+        {
+            let refused = matches!(error, ReadError::Denied(_));
+            let late = expires.saturating_duration_since(now) < *granted / 4;
+            if owns_login && (refused || late) {
+                *next = Next::Login;
             }
         }
     }
 }
 
-impl Granted {
-    /// `before` is what the token was granted for last time; `share` says after which part of its life to renew, a
-    /// little different each time, so that a fleet that started together does not renew in step.
-    fn life(&self, now: Instant, before: Duration, share: f64) -> Life {
-        if self.ttl.is_zero() {
-            return Life::Endless;
-        }
-        // Near its maximum a token is granted less and less: renewing that would end in a storm of renewals.
-        let fades = self.renewed && self.ttl < before / 2;
-        Life::Until {
-            expires: now + self.ttl,
-            granted: self.ttl.max(before),
-            renew_at: (self.renewable && !fades).then(|| now + self.ttl.mul_f64(share)),
-        }
-    }
+fn waits(not_before: Option<Instant>) -> bool {
+    not_before.is_some_and(|at| at > Instant::now())
 }
 
-async fn within(work: impl Future<Output = Result<Granted, ReadError>>) -> Result<Granted, ReadError> {
-    timeout(LONGEST_RENEWAL, work)
-        .await
-        .unwrap_or_else(|_| Err(ReadError::unavailable("Vault did not answer in time")))
+fn left(expires: Instant, now: Instant) -> humantime::FormattedDuration {
+    let left = expires.saturating_duration_since(now);
+    humantime::format_duration(Duration::from_secs(left.as_secs()))
 }
 
-async fn lookup(client: &Client, token: &SecretString) -> Result<Granted, ReadError> {
-    #[derive(Deserialize)]
-    struct Looked {
-        data: Data,
-    }
-    #[derive(Deserialize)]
-    struct Data {
-        ttl: u64,
-        #[serde(default)]
-        renewable: Option<bool>,
-    }
-    let answer = client.send(&LookupTokenSelfRequest {}, Some(token)).await?;
-    let looked: Looked = parse(client, &answer, "lookup")?;
-    Ok(Granted {
-        ttl: Duration::from_secs(looked.data.ttl),
-        renewable: looked.data.renewable.unwrap_or(false),
-        renewed: false,
+async fn within<T>(work: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
+    timeout(LONGEST_WORK, work).await.unwrap_or_else(|_| {
+        Err(ReadError::unavailable(
+            "Vault did not answer about the token in time",
+        ))
     })
-}
-
-async fn renew(client: &Client, token: &SecretString) -> Result<Granted, ReadError> {
-    #[derive(Deserialize)]
-    struct Renewed {
-        auth: Grant,
-    }
-    #[derive(Deserialize)]
-    struct Grant {
-        lease_duration: u64,
-        renewable: bool,
-    }
-    let answer = client
-        .send(&RenewTokenSelfRequest { increment: None }, Some(token))
-        .await?;
-    let renewed: Renewed = parse(client, &answer, "renewal")?;
-    Ok(Granted {
-        ttl: Duration::from_secs(renewed.auth.lease_duration),
-        renewable: renewed.auth.renewable,
-        renewed: true,
-    })
-}
-
-/// The body is looked into and never shown: it holds a token.
-fn parse<'a, T: Deserialize<'a>>(client: &Client, answer: &'a Answer, what: &str) -> Result<T, ReadError> {
-    let why = |text: String| Name::from(format!("token {what} at Vault {}: {text}", client.address()));
-    match answer.status {
-        StatusCode::OK => serde_json::from_slice(&answer.body)
-            .map_err(|_| ReadError::unavailable(why("the answer is not one of Vault's".into()))),
-        StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED => Err(ReadError::Denied(
-            why(format!("refused ({})", answer.status.as_u16())),
-        )),
-        status => Err(ReadError::Unavailable {
-            why: why(format!("answered with status {}", status.as_u16())),
-            retry_after: answer.retry_after,
-        }),
-    }
 }

@@ -1,12 +1,16 @@
 //! HashiCorp Vault, KV version 1 and 2.
 mod auth;
+mod auth_approle;
+mod auth_jwt;
+mod auth_kubernetes;
 mod auth_token;
 mod client;
+mod credential;
 mod read;
+mod token;
 
-use crate::{ConfigError, Provider, ReadError, ReadFuture, Secret, VaultAuth, VaultConfig};
-use auth::{Auth, Method, Try};
-use auth_token::TokenSource;
+use crate::{ConfigError, Provider, ReadError, ReadFuture, Secret, VaultConfig};
+use auth::{Auth, Try};
 use client::Client;
 use read::SecretAt;
 use tidegate_gate::Name;
@@ -27,19 +31,17 @@ impl Vault {
     /// Validates the configuration and prepares the client; nothing is sent before the first read.
     pub fn new(config: VaultConfig) -> Result<Vault, ConfigError> {
         let client = Client::new(&config)?;
+        Vault::over(client, config)
+    }
+
+    fn over(client: Client, config: VaultConfig) -> Result<Vault, ConfigError> {
         let secret = SecretAt::new(&config, client.address())?;
-        let (method, reader) = match config.auth {
-            VaultAuth::Token { env, file } => {
-                let source = TokenSource::new(env, file)?;
-                let reader = source.to_string();
-                (Method::Token(source), reader)
-            }
-        };
+        let auth = Auth::new(config.auth)?;
         Ok(Vault {
-            id: format!("{secret} as {reader}").into(),
-            auth: Auth::new(method, client.address()),
+            id: format!("{secret} as {}", auth.reader()).into(),
             client,
             secret,
+            auth,
         })
     }
 
@@ -48,14 +50,21 @@ impl Vault {
             client, secret, auth, ..
         } = self;
         auth.prepare(client).await?;
+        let mut logged_in = false;
         loop {
             let Some((which, token)) = auth.token_to_try() else {
-                return Err(auth.no_token());
+                let why = format!("{secret}: there is no token ({})", auth.reader());
+                return Err(ReadError::Denied(why.into()));
             };
             let outcome = auth.alongside(secret.read(client, &token)).await;
             match auth.judge(which, &outcome) {
                 Try::Other => {}
-                Try::Done => return outcome,
+                // Once: a login whose token is refused at once is not repeated within the same read.
+                Try::Login if !logged_in => {
+                    auth.log_in(client).await?;
+                    logged_in = true;
+                }
+                Try::Login | Try::Done => return outcome,
             }
         }
     }
@@ -75,6 +84,8 @@ impl Provider for Vault {
     }
 }
 
+#[cfg(test)]
+mod life_tests;
 #[cfg(test)]
 mod stub;
 #[cfg(test)]

@@ -210,7 +210,7 @@ struct Errors {
 }
 
 /// Outer slashes are forgiven; what a URL would swallow is not.
-fn segments(key: &str, text: &str) -> Result<String, ConfigError> {
+pub(super) fn segments(key: &str, text: &str) -> Result<String, ConfigError> {
     let text = text.trim_matches('/');
     let bad = |segment: &str| matches!(segment.trim(), "" | "." | "..") || segment.contains(char::is_control);
     if text.split('/').any(bad) {

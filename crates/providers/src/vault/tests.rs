@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 use super::stub::{Reply, Request, Stub, reply};
 use super::*;
-use crate::{Seen, read_flag};
+use crate::{Seen, VaultAuth, read_flag};
 use std::time::{Duration, SystemTime};
 
 fn config(address: &str) -> VaultConfig {
