@@ -1,1 +1,42 @@
-//! The commands that talk to a running tidegate.
+//! The commands that talk to a running tidegate: pause, resume, override, status, watch, drain, wait.
+mod act;
+mod link;
+mod sse;
+mod status;
+mod table;
+mod text;
+mod watch;
+
+pub use link::{ClientError, Link};
+pub use text::{Look, Out};
+
+use crate::cli::{ClientCommand, Global};
+
+/// Carries out one of the commands above and returns the exit code.
+///
+/// Dropping the future leaves what was asked for standing: a hold is placed by the first request, and only the wait for
+/// its proof ends.
+pub async fn run(global: &Global, command: &ClientCommand, out: &mut Out<'_>) -> Result<u8, ClientError> {
+    if let ClientCommand::Status(args) = command
+        && !args.fleet.is_empty()
+    {
+        return status::fleet(global, args, out).await;
+    }
+    let link = Link::new(
+        &global.admin,
+        global.token_file.as_deref(),
+        global.ca_file.as_deref(),
+    )?;
+    let code = match command {
+        ClientCommand::Pause(args) => act::pause(&link, args, out).await,
+        ClientCommand::Resume(args) => act::resume(&link, args, out).await,
+        ClientCommand::Override(args) => act::set_aside(&link, args, out).await,
+        ClientCommand::Status(args) => status::status(&link, args, out).await,
+        ClientCommand::Watch(args) => watch::watch(&link, args, out).await,
+        ClientCommand::Drain(args) => act::drain(&link, args, out).await,
+        ClientCommand::Wait(args) => act::wait(&link, args, out).await,
+    };
+    // What is said next should not stand behind a live line.
+    out.erase()?;
+    code
+}
