@@ -33,7 +33,9 @@ impl Core {
     }
 }
 
-pub(crate) async fn close(core: &Arc<Core>, actor: &str) {
+/// Closes for good. Streams are held here only on behalf of a caller: a process that stops has its supervisor close
+/// them, which knows that standard input cannot take back what was read.
+pub(crate) async fn close(core: &Arc<Core>, caller: Option<&str>) {
     let gates_at = Instant::now() + core.options.drain_delay;
     let begun = core.closing.send_if_modified(|closing| {
         let first = *closing == Closing::No;
@@ -42,7 +44,7 @@ pub(crate) async fn close(core: &Arc<Core>, actor: &str) {
         }
         first
     });
-    if begun {
+    if begun && let Some(actor) = caller {
         hold(core, |kind| kind == Kind::Stream, actor);
     }
     finish(core).await;
@@ -72,7 +74,7 @@ async fn finish(core: &Arc<Core>) {
     if core.holds.snapshot().streams.iter().any(gates) {
         sleep_until(gates_at).await;
     }
-    hold(core, |_| true, "signal");
+    hold(core, |kind| kind != Kind::Stream, "signal");
     core.closing.send_replace(Closing::All);
 }
 
@@ -152,7 +154,7 @@ pub(crate) async fn drain(
     };
     if query.close == Some(true) {
         may.also(Right::Pause)?;
-        close(&core, &may.caller.actor).await;
+        close(&core, Some(&may.caller.actor)).await;
     }
     let deadline = Instant::now() + timeout;
     loop {

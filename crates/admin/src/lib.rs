@@ -166,10 +166,10 @@ impl Admin {
         );
     }
 
-    /// Closes for good, as `SIGTERM` and `drain --close` do: readiness and health turn 503 and streams are held
-    /// (`stop`) at once, HTTP gates after `drain_delay`. Resolves when all are held; work in flight goes on.
-    /// Calling it again joins the close under way.
+    /// Closes for good, as `SIGTERM` does: readiness and health turn 503 at once, HTTP gates are held (`stop`) after
+    /// `drain_delay`. Streams are left to whoever stops them; `drain --close` holds them at once. Resolves when the
+    /// gates are held; work in flight goes on. Calling it again joins the close under way.
     pub async fn close(&self) {
-        drain::close(&self.0, "signal").await;
+        drain::close(&self.0, None).await;
     }
 }

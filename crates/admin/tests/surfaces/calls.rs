@@ -442,6 +442,7 @@ async fn the_body_of_readyz_never_disagrees_with_its_status() {
             assert_eq!(orders["state"] == "paused", held, "{orders}");
             assert_eq!(orders["state"] == "running", !held, "{orders}");
             seen[usize::from(ready)] += 1;
+            tokio::task::yield_now().await;
         }
     });
     tokio::time::timeout(Duration::from_secs(60), looking)
