@@ -1,0 +1,16 @@
+//! The dev store over real sockets, one file per side of it.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod any_input;
+mod approle;
+mod cli;
+mod client;
+mod faults;
+mod kv1;
+mod kv2;
+mod namespaces;
+mod policies;
+mod secrecy;
+mod store;
+mod system;
+mod tokens;

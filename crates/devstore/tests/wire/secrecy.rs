@@ -1,0 +1,84 @@
+//! Nothing that is secret is printed, at any level.
+use crate::client::{send, start_with};
+use secrecy::SecretString;
+use serde_json::json;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use tidegate_devstore::{Fault, Options, Rule};
+use tracing_subscriber::layer::SubscriberExt;
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_value_and_no_token_is_in_any_log_or_debug_output() {
+    let captured = Captured::default();
+    let writer = captured.clone();
+    let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+    let subscriber = tracing_subscriber::registry().with(layer);
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let vault = start_with(Options {
+        root_token: Some(SecretString::from("MARKED-root")),
+        ..Options::default()
+    })
+    .await;
+    vault
+        .post("secret/data/a", json!({"data": {"v": "MARKED-value"}}))
+        .await
+        .is(200);
+    vault.get("secret/data/a").await.is(200);
+    vault.post("kv/a", json!({"v": "MARKED-value"})).await.is(204);
+    vault.with_token("MARKED-bad").get("kv/a").await.is(403);
+    let mut answers = String::new();
+    for body in [
+        "MARKED",
+        "\"MARKED\"",
+        "[\"MARKED\"]",
+        "{\"data\":\"MARKED\"}",
+        "{\"data\":{\"v\":MARKED}}",
+    ] {
+        let got = send(vault.request("POST", "secret/data/a").body(body)).await;
+        got.is(400);
+        answers.push_str(&got.body.to_string());
+    }
+    let cas = vault
+        .post("secret/data/a", json!({"data": {}, "options": {"cas": "MARKED"}}))
+        .await;
+    answers.push_str(&cas.body.to_string());
+    vault
+        .post("auth/token/create", json!({"policies": ["x"], "ttl": "MARKED"}))
+        .await
+        .is(400);
+    vault.store.faults().add(Rule::new(Fault::status(500)));
+    vault.get("secret/data/a").await.is(500);
+
+    let debug = format!(
+        "{:?} {:?} {:?} {:?} {:?} {:?}",
+        vault.store,
+        vault.store.vault(),
+        vault.store.requests().seen(),
+        vault.store.faults(),
+        vault.store.root_token(),
+        Options {
+            root_token: Some(SecretString::from("MARKED")),
+            ..Options::default()
+        },
+    );
+    let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("/v1/secret/data/a"), "the log was captured: {log}");
+    for text in [&log, &debug, &answers] {
+        assert!(!text.contains("MARKED"), "{text}");
+    }
+}
