@@ -115,7 +115,7 @@ fn by(holder: &Option<Holder>) -> String {
 }
 
 /// Who listens on the TCP address: from `/proc`, so on Linux only, and only as far as this user may look.
-pub(crate) fn holder_of(addr: SocketAddr) -> Option<Holder> {
+pub fn holder_of(addr: SocketAddr) -> Option<Holder> {
     let (inode, uid) = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| std::fs::read_to_string(table).ok())

@@ -8,7 +8,7 @@ mod connection;
 mod listener;
 mod tls;
 
-pub use address::{Address, BadAddress, BindError, Holder};
+pub use address::{Address, BadAddress, BindError, Holder, holder_of};
 pub use connection::{Peer, RequestBody, RequestBodyError};
 pub use listener::{Limits, Listener, raise_descriptor_limit};
 pub use tls::{Tls, TlsError};

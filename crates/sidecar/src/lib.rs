@@ -1,6 +1,12 @@
 //! A pause switch for data streams, kept in the secret store you already run.
 //!
 //! The parts of the `tidegate` binary, as a library so that tests run it in process.
+pub mod app;
 pub mod cli;
 pub mod client;
+pub mod command;
 pub mod config;
+mod console;
+mod demo;
+mod log;
+mod remember;

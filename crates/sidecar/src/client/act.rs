@@ -117,7 +117,7 @@ async fn prove(link: &Link, names: &[&str], timeout: Duration, out: &mut Out<'_>
             return Ok(exit::OK);
         }
         let moving: Vec<&StreamStatus> = of.iter().copied().filter(|s| !stands_still(s)).collect();
-        let lines: Vec<String> = moving.iter().flat_map(|s| moving_lines(s)).collect();
+        let lines: Vec<String> = moving.iter().flat_map(|s| moving_lines(s, true)).collect();
         if started.elapsed() >= timeout {
             for line in &lines {
                 out.line(line)?;
@@ -132,7 +132,7 @@ async fn prove(link: &Link, names: &[&str], timeout: Duration, out: &mut Out<'_>
             out.live(&format!("{}  {}", span(started.elapsed()), lines.join("  ")))?;
         } else {
             // Ages differ at every look; a pipe is told again only when something else does.
-            let told: Vec<String> = moving.iter().map(|s| moving_line(s)).collect();
+            let told: Vec<String> = moving.iter().flat_map(|s| moving_lines(s, false)).collect();
             if told != shown {
                 for line in &told {
                     out.line(line)?;
@@ -165,7 +165,7 @@ fn still_line(out: &Out<'_>, stream: &StreamStatus) -> String {
     format!(
         "{}  {}  {what}",
         clean(&stream.name),
-        out.state(&clean(&stream.state), 0).trim_end()
+        out.word(&clean(&stream.state))
     )
 }
 
@@ -174,9 +174,10 @@ fn moving_line(stream: &StreamStatus) -> String {
     format!("{name}  {state}  {} in flight", stream.in_flight)
 }
 
-fn moving_lines(stream: &StreamStatus) -> Vec<String> {
+fn moving_lines(stream: &StreamStatus, ages: bool) -> Vec<String> {
     let mut lines = vec![moving_line(stream)];
-    lines.extend(blocking(stream).into_iter().map(|line| format!("  {line}")));
+    let running = blocking(stream, ages).into_iter();
+    lines.extend(running.map(|line| format!("  {line}")));
     lines
 }
 

@@ -53,7 +53,7 @@ pub(super) async fn fleet(global: &Global, args: &StatusArgs, out: &mut Out<'_>)
                 let streams: Vec<String> = status
                     .streams
                     .iter()
-                    .map(|s| format!("{} {}", clean(&s.name), out.state(&clean(&s.state), 0)))
+                    .map(|s| format!("{} {}", clean(&s.name), out.word(&clean(&s.state))))
                     .collect();
                 format!("{}  {}", link.at(), streams.join(", "))
             }

@@ -2,7 +2,7 @@
 use super::text::{Out, clean, grouped, pad, pad_left, span, wrap};
 use jiff::Timestamp;
 use std::time::Duration;
-use tidegate_admin::{HoldStatus, Status, StreamStatus, SwitchStatus};
+use tidegate_admin::{HoldStatus, Status, StreamStatus, SwitchStatus, Work};
 
 const STATE: usize = 8;
 
@@ -109,7 +109,7 @@ fn notes(stream: &StreamStatus, now: Option<Timestamp>) -> Vec<Note> {
         );
     }
     if stream.state != "running" {
-        for line in blocking(stream) {
+        for line in blocking(stream, true) {
             say(false, line);
         }
     }
@@ -162,16 +162,18 @@ fn switch_notes(switch: &SwitchStatus) -> Vec<Note> {
     notes
 }
 
-/// What still runs, a line each.
-pub(super) fn blocking(stream: &StreamStatus) -> Vec<String> {
-    let shown = stream.running.iter().take(5).map(|work| {
-        let age = seconds(work.age_seconds).map(span).unwrap_or_default();
-        format!("still runs: {} for {age}", clean(&work.name))
-    });
-    let mut lines: Vec<String> = shown.collect();
-    let named = stream.running.len() as u64;
-    if named > 5 || (named > 0 && stream.in_flight > named) {
-        let rest = stream.in_flight.max(named).saturating_sub(named.min(5));
+/// What still runs, a line each; ages differ at every look.
+pub(super) fn blocking(stream: &StreamStatus, ages: bool) -> Vec<String> {
+    const SHOWN: usize = 5;
+    let line = |work: &Work| {
+        let age = seconds(work.age_seconds).filter(|_| ages).map(|a| format!(" for {}", span(a)));
+        format!("still runs: {}{}", clean(&work.name), age.unwrap_or_default())
+    };
+    let mut lines: Vec<String> = stream.running.iter().take(SHOWN).map(line).collect();
+    // Not everything that runs has a name.
+    let shown = lines.len() as u64;
+    let rest = stream.in_flight.saturating_sub(shown);
+    if shown > 0 && rest > 0 {
         lines.push(format!("and {} more", grouped(rest)));
     }
     lines

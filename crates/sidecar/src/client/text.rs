@@ -52,14 +52,18 @@ impl Look {
 
     /// What fits standard output; `NO_COLOR` is honoured.
     pub fn of_stdout() -> Look {
-        if !std::io::stdout().is_terminal() {
+        let width = terminal_size::terminal_size().map_or(80, |(w, _)| usize::from(w.0));
+        let set = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+        let dumb = set("TERM").is_some_and(|term| term == "dumb");
+        Look::of(std::io::stdout().is_terminal(), dumb, set("NO_COLOR").is_some(), width)
+    }
+
+    fn of(terminal: bool, dumb: bool, no_colour: bool, width: usize) -> Look {
+        if !terminal {
             return Look::PLAIN;
         }
-        let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
-        let colour = !dumb && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        let width = terminal_size::terminal_size().map_or(80, |(w, _)| usize::from(w.0));
         Look {
-            colour,
+            colour: !dumb && !no_colour,
             live: !dumb,
             width: width.clamp(40, 200),
         }
@@ -128,16 +132,13 @@ impl<'a> Out<'a> {
     }
 
     /// The word for a state, in its colour.
-    pub(super) fn state(&self, word: &str, width: usize) -> String {
-        let padded = pad(word, width);
-        let paint = match word {
-            "running" => "32",
-            "pausing" | "draining" | "hiatus" => "33",
-            "paused" => "1;35",
-            "failed" => "1;31",
-            _ => "2",
-        };
-        self.paint(&padded, paint)
+    pub(super) fn word(&self, state: &str) -> String {
+        self.paint(state, paint_of(state))
+    }
+
+    /// The same, as wide as a column.
+    pub(super) fn state(&self, state: &str, width: usize) -> String {
+        self.paint(&pad(state, width), paint_of(state))
     }
 
     pub(super) fn paint(&self, text: &str, paint: &str) -> String {
@@ -154,6 +155,16 @@ impl<'a> Out<'a> {
 
     pub(super) fn alarm(&self, text: &str) -> String {
         self.paint(text, "31")
+    }
+}
+
+fn paint_of(state: &str) -> &'static str {
+    match state {
+        "running" => "32",
+        "pausing" | "draining" | "hiatus" => "33",
+        "paused" => "1;35",
+        "failed" => "1;31",
+        _ => "2",
     }
 }
 
@@ -293,6 +304,18 @@ mod tests {
     fn nothing_from_elsewhere_moves_the_cursor() {
         assert_eq!(clean("a\x1b[2Jb\r\nc\u{9b}x\u{202e}y\u{2028}z"), "a [2Jb  c xy z");
         assert_eq!(masked("http://u:p@h:1/"), "***@h:1/");
+    }
+
+    #[test]
+    fn colour_is_for_terminals_that_take_it_and_people_who_want_it() {
+        assert_eq!(Look::of(false, false, false, 200), Look::PLAIN);
+        let look = |dumb, no_colour| {
+            let look = Look::of(true, dumb, no_colour, 120);
+            (look.colour, look.live, look.width)
+        };
+        assert_eq!(look(false, false), (true, true, 120));
+        assert_eq!(look(false, true), (false, true, 120));
+        assert_eq!(look(true, false), (false, false, 120));
     }
 
     #[test]

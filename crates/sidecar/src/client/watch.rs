@@ -141,7 +141,7 @@ impl View {
                     "{}  {}: {}",
                     clock(&status.at),
                     clean(&stream.name),
-                    word(out, &stream.state)
+                    out.word(&clean(&stream.state))
                 );
                 for hold in &stream.holds {
                     line.push_str(&format!(", {}", held_by(hold, status.at.parse().ok())));
@@ -245,7 +245,7 @@ impl View {
             format!(
                 "{} {}{held} {}/s{in_flight}",
                 clean(&s.name),
-                word(out, &s.state),
+                out.word(&clean(&s.state)),
                 grouped(self.rate(i))
             )
         });
@@ -265,10 +265,6 @@ impl View {
     }
 }
 
-fn word(out: &Out<'_>, state: &str) -> String {
-    out.state(&clean(state), clean(state).len())
-}
-
 fn switch_line(out: &Out<'_>, at: &str, switch: &SwitchStatus) -> String {
     let (name, reading) = (clean(&switch.name), clean(&switch.reading));
     match &switch.error {
@@ -285,7 +281,7 @@ fn event_line(out: &Out<'_>, event: &Event) -> Option<String> {
             let latency = event
                 .flip_latency_ms
                 .map(|ms| format!("  {ms:.1} ms after the flip was read"));
-            let (from, to) = (clean(event.from.as_deref()?), word(out, event.to.as_deref()?));
+            let (from, to) = (clean(event.from.as_deref()?), out.word(&clean(event.to.as_deref()?)));
             format!("{from} -> {to}{}", latency.unwrap_or_default())
         }
         "hold_placed" => "hold placed".into(),

@@ -1,0 +1,260 @@
+//! One process, put together: build, then run, then stop in the right order.
+use crate::config::{self, Config};
+use crate::remember::Memory;
+use anyhow::{Context, Result};
+use futures_util::FutureExt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tidegate_admin::{Admin, ControlOptions, Hooks, Metrics, ObserveOptions, Options, Right, TokenSpec};
+use tidegate_gate::{Clock, Flag, Holds, Moment, Name, Reading, State, Version};
+use tidegate_http::{Address, Limits, Listener, Tls};
+use tidegate_providers::{Nudger, Observer, Poller};
+use tidegate_runtime::{Outcome, Report, StateDir, Stream, Supervisor, herald};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What is left of `shutdown_grace` for the listeners once the streams have stopped.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// A process that is built: everything is bound and every hold of the start is placed, and nothing runs yet.
+pub struct App {
+    holds: Arc<Holds>,
+    metrics: Metrics,
+    admin: Admin,
+    control: Listener,
+    observe: Listener,
+    poller: Poller,
+    nudger: Nudger,
+    streams: Vec<Stream>,
+    memory: Option<Memory>,
+    shutdown_grace: Duration,
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ending {
+    /// What became of each stream.
+    pub streams: Vec<Report>,
+}
+
+impl Ending {
+    /// Events that were read, not written, and cannot be read again, or whose write was cut short.
+    pub fn unfinished(&self) -> bool {
+        self.streams
+            .iter()
+            .any(|r| r.unreturned > 0 || r.outcome == Outcome::CutShort)
+    }
+}
+
+/// Tokio's clock, so that tests can pause it, beside the wall's.
+pub fn clock() -> Clock {
+    Clock::new(|| Moment {
+        wall: SystemTime::now(),
+        mono: tokio::time::Instant::now().into_std(),
+    })
+}
+
+impl App {
+    /// Binds both listeners, builds the streams and places the holds that stand from the start.
+    pub async fn build(config: &Config, clock: Clock) -> Result<App> {
+        let holds = Holds::new(clock);
+        let state = config
+            .state_dir
+            .as_ref()
+            .map(StateDir::open)
+            .transpose()
+            .context("state_dir")?;
+        let streams = config
+            .streams
+            .iter()
+            .map(|s| tidegate_runtime::build(&s.config, &holds, state.as_ref()))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let memory = state
+            .as_ref()
+            .map(Memory::open)
+            .transpose()
+            .context("state_dir")?;
+        if let Some(memory) = &memory {
+            memory.restore_holds(&holds).context("state_dir")?;
+        }
+        let metrics = Metrics::new(holds.clone(), env!("CARGO_PKG_VERSION"));
+        let switches = config
+            .switches
+            .iter()
+            .map(|s| {
+                let (mut switch, provider) = s
+                    .config
+                    .build(s.streams.clone())
+                    .with_context(|| format!("switch \"{}\"", s.config.name))?;
+                switch.last = memory.as_ref().and_then(|m| m.last_reading(&switch.name));
+                Ok((switch, provider))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let eyes = Eyes {
+            metrics: metrics.clone(),
+            memory: memory.clone(),
+        };
+        let poller = Poller::bind(holds.clone(), switches, fastrand::u64(..), eyes)?;
+        let nudger = poller.nudger();
+
+        let tls = control_tls(&config.control)?;
+        let poll = nudger.clone();
+        let hooks = Hooks {
+            poll: Arc::new(move || {
+                let nudger = poll.clone();
+                async move { nudger.poll_now().await }.boxed()
+            }),
+        };
+        let options = admin_options(config, tls.clone());
+        let admin = Admin::new(holds.clone(), metrics.clone(), options, hooks)?;
+        let control = Listener::bind(&config.control.listen, tls, Limits::default())
+            .await
+            .context("the control listener")?;
+        let observe = Listener::bind(&config.observe.listen, None, Limits::default())
+            .await
+            .context("the observe listener")?;
+        Ok(App {
+            holds,
+            metrics,
+            admin,
+            control,
+            observe,
+            poller,
+            nudger,
+            streams,
+            memory,
+            shutdown_grace: config.shutdown_grace,
+        })
+    }
+
+    /// The board.
+    pub fn holds(&self) -> &Arc<Holds> {
+        &self.holds
+    }
+
+    /// The metrics, for the audit's count of lost lines.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// A handle that makes every switch poll now.
+    pub fn nudger(&self) -> Nudger {
+        self.nudger.clone()
+    }
+
+    /// Where the control API answers.
+    pub fn control(&self) -> &Address {
+        self.control.local()
+    }
+
+    /// Where probes and metrics answer.
+    pub fn observe(&self) -> &Address {
+        self.observe.local()
+    }
+
+    /// Runs until `stop`, or until every stream has come to its end by itself; then stops, within the grace.
+    ///
+    /// A stream that failed keeps the process up, so that somebody can see why.
+    pub async fn run(self, stop: CancellationToken) -> Ending {
+        // The surfaces outlive the streams: whoever stops the process may still ask what is left.
+        let surfaces = CancellationToken::new();
+        let polling = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(herald(self.holds.clone(), surfaces.clone()));
+        let admin = self.admin.clone();
+        tasks.spawn({
+            let surfaces = surfaces.clone();
+            async move { admin.run(surfaces).await }
+        });
+        tasks.spawn(self.control.serve(self.admin.control(), surfaces.clone()));
+        tasks.spawn(self.observe.serve(self.admin.observe(), surfaces.clone()));
+        if let Some(memory) = self.memory {
+            tasks.spawn(memory.keep(self.holds.clone(), surfaces.clone()));
+        }
+        for task in self.poller.tasks(&polling) {
+            tasks.spawn(task);
+        }
+        let supervisor = Supervisor::spawn(self.holds.clone(), self.streams);
+
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = all_ended_well(&supervisor, &self.holds) => {}
+        }
+        let (streams, ()) = tokio::join!(supervisor.stop(self.shutdown_grace), self.admin.close());
+        polling.cancel();
+        surfaces.cancel();
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_ANSWERS, ended).await.is_err() {
+            tracing::debug!("connections that were still open are closed");
+        }
+        Ending { streams }
+    }
+}
+
+async fn all_ended_well(supervisor: &Supervisor, holds: &Holds) {
+    supervisor.all_ended().await;
+    let snapshot = holds.snapshot();
+    // Without streams there is nothing that could come to an end.
+    if snapshot.streams.is_empty() || snapshot.streams.iter().any(|s| s.state != State::Stopped) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What the poll loops tell the rest of the process.
+struct Eyes {
+    metrics: Metrics,
+    memory: Option<Memory>,
+}
+
+impl Observer for Eyes {
+    fn polled(&self, switch: &Name, reading: &Reading, took: Duration) {
+        self.metrics.poll_outcome(switch, reading.word(), took);
+    }
+
+    fn good(&self, switch: &Name, flag: &Flag, version: &Version) {
+        if let Some(memory) = &self.memory {
+            memory.note_reading(switch, flag, version);
+        }
+    }
+}
+
+fn control_tls(control: &config::Control) -> Result<Option<Tls>> {
+    let load = |files: &config::TlsFiles| Tls::load(&files.cert_file, &files.key_file);
+    control
+        .tls
+        .as_ref()
+        .map(load)
+        .transpose()
+        .context("[control] tls")
+}
+
+fn admin_options(config: &Config, tls: Option<Tls>) -> Options {
+    let token = |token: &config::Token| TokenSpec {
+        name: token.name.to_string(),
+        file: token.file.clone(),
+        allow: token.allow.iter().copied().map(right).collect(),
+    };
+    Options {
+        control: ControlOptions {
+            base_path: config.control.base_path.clone(),
+            tokens: config.control.tokens.iter().map(token).collect(),
+            hosts: config.control.hosts.clone(),
+            tls,
+            ..ControlOptions::default()
+        },
+        observe: ObserveOptions {
+            ready_while_paused: config.observe.ready_while_paused,
+        },
+        drain_delay: config.drain_delay,
+    }
+}
+
+fn right(right: config::Right) -> Right {
+    match right {
+        config::Right::Read => Right::Read,
+        config::Right::Pause => Right::Pause,
+        config::Right::Resume => Right::Resume,
+        config::Right::Override => Right::Override,
+    }
+}
