@@ -20,7 +20,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            events: 4096,
+            events: 8192,
             bytes: 4 << 20,
         }
     }

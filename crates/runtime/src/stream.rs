@@ -369,8 +369,8 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
                 }
             }
             if self.pending.is_empty() && self.parked.is_empty() {
-                // The pump shares this task: its next request should be under way while we work.
-                tokio::task::yield_now().await;
+                // The pump shares this task, and a sink that never waits would starve its neighbours.
+                tokio::task::coop::consume_budget().await;
                 tokio::select! {
                     biased;
                     () = quit.cancelled(), if self.takes_back => return,

@@ -233,9 +233,6 @@ impl FileSource {
 fn read(tail: &Peek, buffer: &mut BytesMut, kept: usize, at: u64) -> io::Result<(Read, Vec<u8>)> {
     let mut head = Vec::new();
     let outcome = (|| {
-        if tail.file.metadata()?.len() < at {
-            return Ok(Read::Truncated);
-        }
         if tail.waited || tail.head.len() < HEAD {
             head = read_head(&tail.file, HEAD)?;
             if !head.starts_with(&tail.head) {
@@ -244,6 +241,7 @@ fn read(tail: &Peek, buffer: &mut BytesMut, kept: usize, at: u64) -> io::Result<
         }
         loop {
             match tail.file.read_at(&mut buffer[kept..], at) {
+                Ok(0) if tail.file.metadata()?.len() < at => return Ok(Read::Truncated),
                 Ok(0) => return Ok(Read::End),
                 Ok(n) => {
                     buffer.truncate(kept + n);

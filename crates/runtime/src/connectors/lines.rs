@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::{memchr_iter, memrchr};
 
 /// What one read asks for.
-pub(crate) const CHUNK: usize = 256 << 10;
+pub(crate) const CHUNK: usize = 512 << 10;
 
 /// How much of a line that is too long goes to the dead letter.
 const HEAD: usize = 64 << 10;

@@ -138,10 +138,13 @@ async fn a_resumed_stream_goes_on_with_the_very_event_it_stopped_at() {
     let sink = one_by_one(member.gate());
     let permits = sink.permits.clone().unwrap();
     let (_stop, _task) = run(&member, pipeline(fed(100).await, (), sink.clone()));
+    permits.add_permits(10);
+    sink.attempted(11).await;
+    board.pause();
     permits.add_permits(1000);
-    sink.has(10).await;
-    board.paused().await;
+    board.until_state(State::Paused).await;
     let stopped_at = sink.payloads().len();
+    assert_eq!(stopped_at, 11);
     board.resume();
     sink.has(100).await;
     assert_eq!(sink.payloads(), numbered(0..100), "stopped at {stopped_at}");
