@@ -58,7 +58,7 @@ impl From<OverrideError> for ApiError {
 }
 
 /// `{name}` of the path, decoded.
-pub(crate) struct StreamName(String);
+pub(crate) struct StreamName(pub(crate) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for StreamName {
     type Rejection = ApiError;
@@ -259,7 +259,7 @@ fn resume(core: &Core, caller: &Caller, on: Scope<'_>) -> Result<Response, ApiEr
     ))
 }
 
-fn cause(caller: &Caller) -> Cause {
+pub(crate) fn cause(caller: &Caller) -> Cause {
     Cause {
         actor: Some(caller.actor.clone()),
         ..Cause::default()

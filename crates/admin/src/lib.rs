@@ -12,12 +12,17 @@
 //! | `GET {base}/status` | read | `status.rs` |
 //! | `GET {base}/watch` | read | `watch.rs` |
 //! | `GET /openapi.json` | read | `openapi.rs` |
+//! | `POST /actuator/hiatus-on` | pause | `actuator.rs` |
+//! | `POST /actuator/hiatus-off` | resume | `actuator.rs` |
+//! | `GET /actuator/hiatus` · `/actuator/hiatus/{name}` · `/actuator/health` | read | `actuator.rs` |
 //!
 //! **Observe**: `GET /livez`, `/readyz` (`probes.rs`), `/metrics` (`metrics.rs`), `/status` without reasons,
-//! actors, addresses and errors (`status.rs`).
+//! actors, addresses and errors (`status.rs`), `/actuator/hiatus`, `/actuator/hiatus/{name}` and
+//! `/actuator/health` (`actuator.rs`).
 //!
 //! Every answer is JSON but `/watch` and `/metrics`; every refusal is `{"error":"one sentence"}`. A GET changes
 //! nothing.
+mod actuator;
 mod audit;
 mod auth;
 mod body;
@@ -129,6 +134,14 @@ impl Admin {
             (format!("{base}/status"), get(status::full)),
             (format!("{base}/watch"), get(watch::watch)),
             ("/openapi.json".into(), get(openapi::serve)),
+            ("/actuator/hiatus-on".into(), post(actuator::on)),
+            ("/actuator/hiatus-off".into(), post(actuator::off)),
+            ("/actuator/hiatus".into(), get(actuator::private::hiatus)),
+            (
+                "/actuator/hiatus/{name}".into(),
+                get(actuator::private::hiatus_of),
+            ),
+            ("/actuator/health".into(), get(actuator::private::health)),
         ] {
             // One slash at the end is a slip of the hand, and this is an emergency button.
             router = router
@@ -150,6 +163,9 @@ impl Admin {
             .route("/readyz", get(probes::ready))
             .route("/metrics", get(metrics::serve))
             .route("/status", get(status::redacted))
+            .route("/actuator/hiatus", get(actuator::hiatus))
+            .route("/actuator/hiatus/{name}", get(actuator::hiatus_of))
+            .route("/actuator/health", get(actuator::health))
             .fallback(error::not_found)
             .method_not_allowed_fallback(error::wrong_method)
             .layer(from_fn(error::no_store))

@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document of both surfaces, with the base path as it is configured.
 use crate::Core;
 use crate::auth::{May, ToRead};
-use crate::{drain, flowtide, metrics, probes, status, watch};
+use crate::{actuator, drain, flowtide, metrics, probes, status, watch};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -17,13 +17,15 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
         description = "Control (private: pause, resume, override, drain, status, watch) and observe (read-only). \
             Where tokens are set, every control call needs one; a call without the right it needs gets 403, a call \
             without a token 401, a wrong method 405 with Allow, a body over 64 KiB 413. Every refusal is \
-            {\"error\": \"one sentence\"}.",
+            {\"error\": \"one sentence\"}. The observe listener's own /status has the shape of the control listener's, \
+            without reasons, actors, addresses and errors.",
         license(name = "Apache-2.0 OR MIT"),
     ),
     tags((name = "control", description = "On the control listener"), (name = "observe", description = "On the observe listener")),
     paths(
         flowtide::pause_all, flowtide::resume_all, flowtide::pause_one, flowtide::resume_one, flowtide::set_aside,
         flowtide::poll, drain::drain, status::full, watch::watch, serve, probes::alive, probes::ready, metrics::serve,
+        actuator::on, actuator::off, actuator::hiatus, actuator::hiatus_of, actuator::health,
     ),
     components(schemas(status::Change)),
 )]
@@ -51,7 +53,7 @@ pub(crate) fn document(base: &str) -> Bytes {
             ];
             operation.security = Some(either.into());
         }
-        let path = if FIXED.contains(&path.as_str()) {
+        let path = if FIXED.contains(&path.as_str()) || path.starts_with("/actuator/") {
             path
         } else {
             format!("{base}{path}")

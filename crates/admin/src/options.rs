@@ -61,7 +61,7 @@ impl Default for ObserveOptions {
 }
 
 /// Both surfaces.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// `[control]`.
     pub control: ControlOptions,
@@ -69,6 +69,19 @@ pub struct Options {
     pub observe: ObserveOptions,
     /// How long HTTP gates serve on after a close began, so that balancers notice.
     pub drain_delay: Duration,
+    /// The directory whose file system `/actuator/health` tells of: `state_dir`, or the working directory.
+    pub disk: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            control: ControlOptions::default(),
+            observe: ObserveOptions::default(),
+            drain_delay: Duration::ZERO,
+            disk: PathBuf::from("."),
+        }
+    }
 }
 
 /// Why the surfaces cannot be built as asked.

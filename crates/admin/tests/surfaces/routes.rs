@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// (method, path, right)
-pub(crate) const CONTROL: [(&str, &str, &str); 10] = [
+pub(crate) const CONTROL: [(&str, &str, &str); 15] = [
     ("POST", "/pause", "pause"),
     ("POST", "/resume", "resume"),
     ("POST", "/streams/orders/pause", "pause"),
@@ -16,12 +16,20 @@ pub(crate) const CONTROL: [(&str, &str, &str); 10] = [
     ("GET", "/status", "read"),
     ("GET", "/watch", "read"),
     ("GET", "/openapi.json", "read"),
+    ("POST", "/actuator/hiatus-on", "pause"),
+    ("POST", "/actuator/hiatus-off", "resume"),
+    ("GET", "/actuator/hiatus", "read"),
+    ("GET", "/actuator/hiatus/orders", "read"),
+    ("GET", "/actuator/health", "read"),
 ];
-pub(crate) const OBSERVE: [(&str, &str); 4] = [
+pub(crate) const OBSERVE: [(&str, &str); 7] = [
     ("GET", "/livez"),
     ("GET", "/readyz"),
     ("GET", "/metrics"),
     ("GET", "/status"),
+    ("GET", "/actuator/hiatus"),
+    ("GET", "/actuator/hiatus/orders"),
+    ("GET", "/actuator/health"),
 ];
 
 const METHODS: [&str; 8] = [
@@ -83,7 +91,7 @@ async fn the_openapi_document_names_exactly_the_paths_and_methods_there_are() {
     let mut served = BTreeSet::new();
     for (method, path, _) in CONTROL {
         let path = path.replace("orders", "{name}");
-        let path = if path == "/openapi.json" {
+        let path = if path == "/openapi.json" || path.starts_with("/actuator/") {
             path
         } else {
             format!("/ui/stream{path}")
@@ -93,7 +101,7 @@ async fn the_openapi_document_names_exactly_the_paths_and_methods_there_are() {
     for (method, path) in OBSERVE {
         // Both surfaces have a status of the same shape; the document describes the whole one.
         if path != "/status" {
-            served.insert((method.to_owned(), path.to_owned()));
+            served.insert((method.to_owned(), path.replace("orders", "{name}")));
         }
     }
     assert_eq!(written, served);
