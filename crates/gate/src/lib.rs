@@ -27,6 +27,7 @@ mod journal;
 mod protocol;
 mod status;
 mod sync;
+mod unit_of_work;
 
 pub use clock::{Clock, Moment};
 pub use decision::{Alarm, Decision, Flag, Last, OnAbsence, OnExpiry, Policy, Reading, Version, decide};
@@ -38,6 +39,11 @@ pub use holds::{
 };
 pub use journal::{Act, Record};
 pub use status::{Held, Kind, Life, Snapshot, State, StreamStatus, SwitchStatus};
+
+pub use tidegate_macros::unit_of_work;
+pub use unit_of_work::AsGate;
+#[doc(hidden)]
+pub use unit_of_work::macro_support;
 
 /// A name that is shared rather than copied.
 pub type Name = std::sync::Arc<str>;

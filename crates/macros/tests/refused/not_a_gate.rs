@@ -1,0 +1,6 @@
+use tidegate_gate::unit_of_work;
+
+#[unit_of_work("app")]
+fn work() {}
+
+fn main() {}
