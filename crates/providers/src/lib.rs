@@ -56,10 +56,13 @@ pub const MOST_BYTES: usize = 1 << 20;
 /// What one attempt at a secret comes to.
 pub type ReadFuture<'a> = Pin<Box<dyn Future<Output = Result<Secret, ReadError>> + Send + 'a>>;
 
+/// What [`Provider::tend`] returns.
+pub type TendFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// A place where the wish to pause is kept.
 ///
-/// A provider only reads. It keeps no timers, starts no tasks and never retries: the poll loop does, so that errors
-/// cannot make it poll faster.
+/// A provider only reads. It starts no tasks, has no loops and never repeats a read by itself: the poll loop does, so
+/// that errors cannot make it poll faster.
 pub trait Provider: Send + 'static {
     /// Which secret this is, read as whom. Switches whose providers have equal ids share one loop and one request.
     /// People see it in errors, so it holds no credential.
@@ -72,4 +75,11 @@ pub trait Provider: Send + 'static {
     ///
     /// The future is dropped at the switch's `timeout` and at shutdown, at any point; the next call starts anew.
     fn read(&mut self) -> ReadFuture<'_>;
+
+    /// Sees to what keeps reads possible, such as renewing a token before it ends. Polled between reads, resolves
+    /// when one such thing is done, and is dropped at any point when a read is due; what is under way goes on with
+    /// the next call. By default there is nothing to see to.
+    fn tend(&mut self) -> TendFuture<'_> {
+        Box::pin(std::future::pending())
+    }
 }

@@ -259,6 +259,7 @@ impl Loop {
                     _ => due.at = due.at.min(due.began + LEAST_INTERVAL),
                 },
                 () = sleep_until(due.at) => return true,
+                () = self.provider.tend() => {}
                 fired = at_or_never(overdue) => {
                     let now = self.holds.now();
                     for bound in &mut self.switches {

@@ -16,7 +16,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 use tidegate_gate::Name;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 /// What takes longer is given up and tried again. Longer than a read may take by default, since it goes on between
@@ -76,15 +76,24 @@ struct Lease {
     life: Life,
 }
 
+/// What can be due for a token.
+enum Job {
+    LookUp,
+    Renew,
+    Login,
+}
+
 enum Done {
     /// A lookup or a renewal of the token of that number.
     Granted(u64, Result<Granted, ReadError>),
     LoggedIn(Result<(SecretString, Granted), ReadError>),
 }
 
+type Doing = Pin<Box<dyn Future<Output = Done> + Send>>;
+
 struct Work {
     is_login: bool,
-    done: Pin<Box<dyn Future<Output = Done> + Send>>,
+    done: Doing,
 }
 
 impl Work {
@@ -230,12 +239,7 @@ impl Auth {
             tokio::select! {
                 biased;
                 outcome = &mut read => return outcome,
-                done = &mut work.done => {
-                    if let Err(error) = self.work_done(done) {
-                        self.work_not_before = Some(Instant::now() + self.backoff.after_failure());
-                        self.tell_trouble(error, "the token in use stays in use");
-                    }
-                }
+                done = &mut work.done => self.work_done_beside(done),
             }
         }
     }
@@ -292,20 +296,16 @@ impl Auth {
 
     /// Logs in and waits for it. Dropped, it goes on with the next read.
     pub(super) async fn log_in(&mut self, client: &Client) -> Result<(), ReadError> {
-        // What else is under way concerns a token that is of no use any more.
-        if let Some(going_on) = self.work.take().filter(|work| work.is_login) {
-            let work = self.work.insert(going_on);
-            let done = work.done.as_mut().await;
-            match self.work_done(done) {
-                Ok(()) => return Ok(()),
-                // It was asked before whatever ailed the store may have ended.
-                Err(error) => debug!("{error}; logging in anew"),
-            }
-        }
-        self.work = self.login(client);
-        let Some(work) = &mut self.work else {
+        let Some(fresh) = self.login(client) else {
             return Ok(());
         };
+        // A login that is under way may have been asked before whatever ails the store ended, and its answer may
+        // never come; or it may only be slow. What else is under way concerns a token that is of no use any more.
+        let work = match self.work.take().filter(|work| work.is_login) {
+            Some(older) => Work::new(true, first_success(older.done, fresh.done)),
+            None => fresh,
+        };
+        let work = self.work.insert(work);
         let done = work.done.as_mut().await;
         self.work_done(done)
     }
@@ -320,33 +320,65 @@ impl Auth {
         self.candidate_not_before = None;
     }
 
-    /// Starts what is due for the token in use, if nothing is under way.
+    /// Waits until something is due, does it, and resolves. Dropped, it goes on with the next call or the next read.
+    pub(super) async fn tend(&mut self, client: &Client) {
+        if self.work.is_none() {
+            match self.due() {
+                Some((at, _)) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+            self.start_work(client);
+        }
+        if let Some(work) = &mut self.work {
+            let done = work.done.as_mut().await;
+            self.work_done_beside(done);
+        }
+    }
+
+    /// The token that matters for the future: the newest that has not been refused.
+    fn tended(&self) -> Option<&Lease> {
+        let candidate = self.candidate.as_ref();
+        candidate
+            .filter(|_| self.candidate_not_before.is_none())
+            .or(self.current.as_ref())
+    }
+
+    /// What is to be done next for that token, and when.
+    fn due(&self) -> Option<(Instant, Job)> {
+        let lease = self.tended()?;
+        let later = |at: Instant, not_before: Option<Instant>| not_before.map_or(at, |other| at.max(other));
+        let (at, job) = match lease.life {
+            Life::Endless => return None,
+            // A token that somebody put into a file is asked about when it has been shown to work.
+            Life::Unknown if self.candidate_not_before.is_none() && self.candidate.is_some() => return None,
+            Life::Unknown => (Instant::now(), Job::LookUp),
+            Life::Until { next_at, next, .. } => match (next, &self.method) {
+                (Next::Renew, _) => (next_at, Job::Renew),
+                (Next::Login, Method::Login(_)) => (later(next_at, self.login_not_before), Job::Login),
+                (Next::Login, Method::Token(_)) => return None,
+            },
+        };
+        Some((later(at, self.work_not_before), job))
+    }
+
+    /// Starts what is due, if nothing is under way.
     fn start_work(&mut self, client: &Client) {
-        let Some(lease) = &self.current else { return };
-        if self.work.is_some() || waits(self.work_not_before) {
+        let (Some((at, job)), Some(lease)) = (self.due(), self.tended()) else {
+            return;
+        };
+        if self.work.is_some() || at > Instant::now() {
             return;
         }
         let (number, token) = (lease.number, lease.token.clone());
         let its_client = client.clone();
-        self.work = match lease.life {
-            Life::Unknown => Some(Work::new(false, async move {
+        self.work = match job {
+            Job::LookUp => Some(Work::new(false, async move {
                 Done::Granted(number, within(look_up(&its_client, &token)).await)
             })),
-            Life::Until { next_at, .. } if next_at > Instant::now() => None,
-            Life::Until {
-                next: Next::Renew, ..
-            } => Some(Work::new(false, async move {
+            Job::Renew => Some(Work::new(false, async move {
                 Done::Granted(number, within(renew(&its_client, &token)).await)
             })),
-            // Once there is a new token it has to be shown to work before there is yet another.
-            Life::Until {
-                next: Next::Login, ..
-            } => match (&self.candidate, self.candidate_not_before) {
-                (Some(_), None) => None,
-                _ if waits(self.login_not_before) => None,
-                _ => self.login(client),
-            },
-            Life::Endless => None,
+            Job::Login => self.login(client),
         };
     }
 
@@ -380,7 +412,8 @@ impl Auth {
             Done::Granted(number, granted) => {
                 let owns_login = matches!(self.method, Method::Login(_));
                 let later = now + self.backoff.after_failure();
-                let lease = self.current.as_mut().filter(|lease| lease.number == number);
+                let both = [&mut self.candidate, &mut self.current];
+                let lease = both.into_iter().flatten().find(|lease| lease.number == number);
                 match (lease, granted) {
                     (None, _) => {}
                     (Some(lease), Ok(granted)) => {
@@ -421,6 +454,14 @@ impl Auth {
         }
     }
 
+    /// As [`Auth::work_done`], for a login that nobody waits for.
+    fn work_done_beside(&mut self, done: Done) {
+        if let Err(error) = self.work_done(done) {
+            self.work_not_before = Some(Instant::now() + self.backoff.after_failure());
+            self.tell_trouble(error, "the token in use stays in use");
+        }
+    }
+
     fn tell_trouble(&mut self, error: ReadError, meanwhile: &str) {
         if self.trouble.as_ref() != Some(&error) {
             warn!("{error}; {meanwhile}");
@@ -449,6 +490,18 @@ impl Lease {
                 *next = Next::Login;
             }
         }
+    }
+}
+
+/// The first of two logins that succeeds, or the later failure.
+async fn first_success(mut one: Doing, mut other: Doing) -> Done {
+    let (first, rest) = tokio::select! {
+        first = &mut one => (first, other),
+        first = &mut other => (first, one),
+    };
+    match first {
+        Done::LoggedIn(Err(_)) => rest.await,
+        success => success,
     }
 }
 

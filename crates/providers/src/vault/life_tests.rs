@@ -40,6 +40,7 @@ struct State {
     issued: usize,
     logins: usize,
     renewals: usize,
+    denied: usize,
     ill: Ill,
     secret_id: String,
     /// When each request came, and to where.
@@ -90,6 +91,7 @@ impl Store {
             .copied()
             .filter(|(expires, _)| *expires > now)
         else {
+            state.denied += 1;
             return denied;
         };
         if path.ends_with("/renew-self") {
@@ -210,6 +212,10 @@ impl Life {
     }
 
     fn of(ill: Ill, auth: &str) -> Life {
+        Life::polled_each(Duration::from_secs(1), ill, auth)
+    }
+
+    fn polled_each(interval: Duration, ill: Ill, auth: &str) -> Life {
         let (log, guard) = Log::capture();
         let secret_id = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&secret_id, "MARKED-secret\n").unwrap();
@@ -232,8 +238,13 @@ impl Life {
         }));
         holds.register("orders", Kind::Stream).unwrap();
         let polls = Polls::default();
-        let switches: Vec<(Switch, Box<dyn Provider>)> =
-            vec![(Switch::new("ops", ["orders"]), Box::new(vault))];
+        let switches: Vec<(Switch, Box<dyn Provider>)> = vec![(
+            Switch {
+                interval,
+                ..Switch::new("ops", ["orders"])
+            },
+            Box::new(vault),
+        )];
         let poller = Poller::bind(holds, switches, 3, polls.clone()).unwrap();
         let stop = CancellationToken::new();
         for task in poller.tasks(&stop) {
@@ -357,6 +368,17 @@ async fn a_rotated_secret_id_is_used_at_the_next_login_and_a_wrong_one_costs_not
     life.pass(200).await;
     assert!(life.store.with(|state| state.logins) > logins);
     assert!(life.polls.longest_gap(Some("running")) <= Duration::from_millis(1100));
+    life.end();
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_seen_to_between_reads_that_are_further_apart_than_they_live() {
+    let auth = "auth = { method = \"approle\", role_id = \"MARKED-role\", secret_id_file = \"FILE\" }";
+    let life = Life::polled_each(TTL * 5, Ill::No, auth);
+    life.pass(2000).await;
+    assert!(life.store.with(|state| state.renewals) > 50);
+    let denied = life.store.with(|state| state.denied);
+    assert_eq!(denied, 0, "no read had to find out that its token had ended");
     life.end();
 }
 

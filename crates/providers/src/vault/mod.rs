@@ -9,7 +9,7 @@ mod credential;
 mod read;
 mod token;
 
-use crate::{ConfigError, Provider, ReadError, ReadFuture, Secret, VaultConfig};
+use crate::{ConfigError, Provider, ReadError, ReadFuture, Secret, TendFuture, VaultConfig};
 use auth::{Auth, Try};
 use client::Client;
 use read::SecretAt;
@@ -81,6 +81,10 @@ impl Provider for Vault {
 
     fn read(&mut self) -> ReadFuture<'_> {
         Box::pin(self.read_secret())
+    }
+
+    fn tend(&mut self) -> TendFuture<'_> {
+        Box::pin(self.auth.tend(&self.client))
     }
 }
 
