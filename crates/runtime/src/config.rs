@@ -3,6 +3,7 @@ use crate::connectors::{AnySink, AnySource, FileSink, FileSource, StdinSource, S
 use crate::dead_letter::DeadLetters;
 use crate::event::Stage;
 use crate::hold::Limits;
+use crate::stages::{BadExpression, Count, Filter, Map};
 use crate::stream::Pipeline;
 use crate::supervisor::Stream;
 use serde::Deserialize;
@@ -66,7 +67,37 @@ pub struct FileSourceConfig {
 /// `[[stream.stage]]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum StageConfig {}
+pub enum StageConfig {
+    /// Keeps the events for which a jq expression is true.
+    Filter(JqStageConfig),
+    /// Replaces each event by the outputs of a jq expression.
+    Map(JqStageConfig),
+    /// Replaces each event by the count of its key.
+    Count(CountStageConfig),
+}
+
+/// `type = "filter"` and `type = "map"`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JqStageConfig {
+    /// The expression; it sees the event and nothing else.
+    pub jq: String,
+}
+
+/// `type = "count"`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountStageConfig {
+    /// A jq expression whose first output is the key.
+    pub by: String,
+    /// An event with one key more goes to the dead letter.
+    #[serde(default = "max_keys")]
+    pub max_keys: usize,
+}
+
+fn max_keys() -> usize {
+    100_000
+}
 
 /// `[stream.sink]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -104,6 +135,16 @@ pub enum BuildError {
     /// Another stream or gate has its name.
     #[error(transparent)]
     NameTaken(#[from] NameTaken),
+    /// One of its stages has an expression that is no good.
+    #[error("stream \"{stream}\", stage {number}: {source}")]
+    Stage {
+        /// The stream.
+        stream: String,
+        /// Which of its stages, from 1.
+        number: usize,
+        /// What is wrong.
+        source: BadExpression,
+    },
     /// Its state has no place.
     #[error("stream \"{stream}\": {source}")]
     State {
@@ -146,7 +187,7 @@ pub fn build(
             AnySink::File(Box::new(FileSink::new(&c.path, c.fsync, ledger)))
         }
     };
-    let stages: Vec<Box<dyn Stage>> = config.stages.iter().map(|stage| match *stage {}).collect();
+    let stages = stages(config)?;
     let dead_letters = match &config.dead_letter {
         Some(path) => DeadLetters::at(path),
         None => place("dead_letters", "jsonl")?.map_or_else(DeadLetters::none, DeadLetters::at),
@@ -162,4 +203,24 @@ pub fn build(
             limits: Limits::default(),
         },
     ))
+}
+
+fn stages(config: &StreamConfig) -> Result<Vec<Box<dyn Stage>>, BuildError> {
+    let one = |stage: &StageConfig| -> Result<Box<dyn Stage>, BadExpression> {
+        Ok(match stage {
+            StageConfig::Filter(c) => Box::new(Filter::new(&c.jq)?),
+            StageConfig::Map(c) => Box::new(Map::new(&c.jq)?),
+            StageConfig::Count(c) => Box::new(Count::new(&c.by, c.max_keys)?),
+        })
+    };
+    let numbered = config.stages.iter().enumerate();
+    numbered
+        .map(|(at, stage)| {
+            one(stage).map_err(|source| BuildError::Stage {
+                stream: config.name.clone(),
+                number: at + 1,
+                source,
+            })
+        })
+        .collect()
 }

@@ -1,5 +1,5 @@
 //! Where events go that nobody can take, and why.
-use crate::event::Event;
+use crate::event::{Event, Poison};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -27,6 +27,8 @@ struct Line<'a> {
     time: String,
     stream: &'a str,
     reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
     partition: u32,
     position: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +58,7 @@ impl DeadLetters {
         &self,
         stream: &Name,
         event: &Event,
-        why: &Name,
+        poison: &Poison,
         at: SystemTime,
     ) -> Result<(), DeadLetterError> {
         let Some(path) = self.0.clone() else {
@@ -66,7 +68,8 @@ impl DeadLetters {
         let line = Line {
             time: humantime::format_rfc3339_millis(at).to_string(),
             stream,
-            reason: why,
+            reason: &poison.why,
+            detail: poison.detail.as_deref(),
             partition: event.token.partition,
             position: event.token.position.to_string(),
             payload: text,

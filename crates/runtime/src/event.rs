@@ -39,7 +39,7 @@ pub struct Batch {
     pub bytes: usize,
     /// Events that the source itself found to be no good (a line that is too long), by token: they go to the
     /// dead letter and never meet a stage.
-    pub faults: VecDeque<(Token, Name)>,
+    pub faults: VecDeque<(Token, Poison)>,
 }
 
 impl Batch {
@@ -52,7 +52,7 @@ impl Batch {
 
     /// Adds an event that goes to the dead letter for `why`.
     pub fn push_fault(&mut self, event: Event, why: Name) {
-        self.faults.push_back((event.token, why));
+        self.faults.push_back((event.token, Poison::new(why)));
         self.push(event);
     }
 
@@ -146,10 +146,25 @@ pub trait Settle: Clone + Send + Sync + 'static {
     fn give_back(&self, held: &[Token]) -> impl Future<Output = Result<(), SettleError>> + Send;
 }
 
-/// An event that a stage cannot digest: it goes to the dead letter, for this reason.
+/// An event that a stage cannot digest: it goes to the dead letter.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Poison(pub Name);
+#[error("{why}")]
+pub struct Poison {
+    /// Why. Shown in status and logs, so it says nothing of the event's content.
+    pub why: Name,
+    /// What else helps whoever reads the dead letter; may quote the event.
+    pub detail: Option<Name>,
+}
+
+impl Poison {
+    /// Without detail.
+    pub fn new(why: impl Into<Name>) -> Poison {
+        Poison {
+            why: why.into(),
+            detail: None,
+        }
+    }
+}
 
 /// One stage of a hosted stream. Whatever it remembers lives on through a pause.
 pub trait Stage: Send + 'static {
@@ -230,8 +245,10 @@ pub enum SinkError {
     Reject {
         /// So many events, from the first, are at the sink for good; the next one is refused.
         taken: usize,
-        /// What the sink has against it.
+        /// What the sink has against it. Shown in status and logs, so it says nothing of the event's content.
         why: Name,
+        /// What else helps whoever reads the dead letter; may quote the event.
+        detail: Option<Name>,
     },
     /// The sink will take nothing any more until a person acts.
     #[error("{0}")]

@@ -34,12 +34,13 @@ mod dead_letter;
 mod event;
 mod hold;
 mod life;
+mod stages;
 mod stream;
 mod supervisor;
 
 pub use config::{
-    BuildError, FileSinkConfig, FileSourceConfig, SinkConfig, SourceConfig, StageConfig, StdinSourceConfig,
-    StdoutSinkConfig, StreamConfig, build,
+    BuildError, CountStageConfig, FileSinkConfig, FileSourceConfig, JqStageConfig, SinkConfig, SourceConfig,
+    StageConfig, StdinSourceConfig, StdoutSinkConfig, StreamConfig, build,
 };
 pub use connectors::{
     AnySettle, AnySink, AnySource, Feeder, FileSettle, FileSink, FileSource, MemorySettle, MemorySink,
@@ -51,6 +52,7 @@ pub use event::{
     Token,
 };
 pub use hold::{Ask, Demand, Limits};
+pub use stages::{BadExpression, Count, Filter, Map};
 pub use stream::{Outcome, Pipeline, Report, drive};
 pub use supervisor::{Stream, Supervisor, herald};
 pub use tidegate_state::StateDir;

@@ -6,7 +6,7 @@
 //! flight; what is pending then is held, and its stages are not run again.
 use crate::dead_letter::{DeadLetterError, DeadLetters};
 use crate::event::{
-    Batch, Event, Fetched, Settle, SettleError, Sink, SinkError, Source, SourceError, Stages, Token,
+    Batch, Event, Fetched, Poison, Settle, SettleError, Sink, SinkError, Source, SourceError, Stages, Token,
 };
 use crate::hold::{Demand, Hold, Limits};
 use crate::life::{Effect, Health, Input, Part, Vital, backoff, step};
@@ -293,10 +293,10 @@ struct Pending {
     /// So many of `out` are settled: at the sink, or refused by it.
     written: usize,
     /// Its turn at the dead letter has come.
-    dead: Option<(Event, Name)>,
+    dead: Option<(Event, Poison)>,
     /// The last admitted event, which no stage could digest: its turn comes when all of `out` is written, so that
     /// "in a row" means what it says.
-    poison: Option<(Event, Name)>,
+    poison: Option<(Event, Poison)>,
     done: Vec<Token>,
     dead_count: usize,
 }
@@ -469,9 +469,10 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
         self.hold.lane_has(waiting + self.pending.done.len(), waiting);
         self.say_what_runs();
         loop {
-            if let Some((event, why)) = &self.pending.dead {
+            if let Some((event, poison)) = &self.pending.dead {
+                let why = &poison.why;
                 let (stream, now) = (self.member.name(), self.member.now().wall);
-                match self.dead_letters.write(stream, event, why, now).await {
+                match self.dead_letters.write(stream, event, poison, now).await {
                     Ok(()) => {}
                     Err(error @ DeadLetterError::NoPlace) => {
                         return Next::Fail(format!("an event was refused ({why}) and {error}").into());
@@ -505,10 +506,11 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
                         self.took(taken, to);
                         return Next::Again(after, self.named(&why));
                     }
-                    Err(SinkError::Reject { taken, why }) => {
+                    Err(SinkError::Reject { taken, why, detail }) => {
                         self.took(taken, to - 1);
                         let refused = self.pending.out[self.pending.written].clone();
-                        self.pending.dead = Some((refused, self.named(&why)));
+                        let why = self.named(&why);
+                        self.pending.dead = Some((refused, Poison { why, detail }));
                         self.pending.written += 1;
                     }
                     Err(SinkError::Fatal(why)) => return Next::Fail(self.named(&why)),
@@ -575,8 +577,8 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
             }
             let before = out.len();
             let fault = match self.parked.faults.front() {
-                Some((token, why)) if *token == event.token => Err(why.clone()),
-                _ => self.stages.on(event, out).await.map_err(|poison| poison.0),
+                Some((token, poison)) if *token == event.token => Err(poison.clone()),
+                _ => self.stages.on(event, out).await,
             };
             done.push(event.token);
             match fault {

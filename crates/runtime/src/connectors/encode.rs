@@ -74,6 +74,7 @@ impl Encoded {
             }) => Err(SinkError::Reject {
                 taken: count,
                 why: why.into(),
+                detail: None,
             }),
             _ => Ok(()),
         }

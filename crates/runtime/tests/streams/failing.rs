@@ -257,7 +257,7 @@ impl Stage for Picky {
         match n % 3 {
             0 => {
                 out.push(event.clone());
-                Err(Poison("divisible by three".into()))
+                Err(Poison::new("divisible by three"))
             }
             1 => Ok(()),
             _ => {

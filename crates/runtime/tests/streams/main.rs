@@ -5,4 +5,5 @@ mod failing;
 mod files;
 mod pausing;
 mod rig;
+mod stages;
 mod stopping;

@@ -191,7 +191,11 @@ impl Sink for Scripted {
             }
             Act::Reject(taken) => {
                 self.taken.write(&events[..taken]).await?;
-                Err(SinkError::Reject { taken, why: why() })
+                Err(SinkError::Reject {
+                    taken,
+                    why: why(),
+                    detail: None,
+                })
             }
             Act::Hang => std::future::pending().await,
             Act::Fatal => Err(SinkError::Fatal(why())),
