@@ -201,7 +201,7 @@ pub(super) async fn resume(link: &Link, args: &StreamArgs, out: &mut Out<'_>) ->
     // A flag that was flipped back a moment ago would otherwise be reported as still holding.
     let polled = link.ask(Method::POST, &["poll"], &[], None, POLL).await?;
     match polled.status {
-        StatusCode::OK => {}
+        StatusCode::OK => said(link, &polled)?,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(link.refusal(&polled)),
         StatusCode::NOT_FOUND => return Err(link.strange(&not_found(&polled))),
         _ => {
@@ -294,7 +294,7 @@ pub(super) async fn set_aside(
     let mut failed = None;
     for (name, answer) in each(link, &on, "override", Some(body)).await {
         let answer = answer.and_then(|answer| match answer.status {
-            StatusCode::OK => link.read::<Standing>(&answer),
+            StatusCode::OK => said(link, &answer).and_then(|()| link.read::<Standing>(&answer)),
             _ => Err(refusal_of(link, &answer, name)),
         });
         match answer {
@@ -354,6 +354,7 @@ pub(super) async fn drain(link: &Link, args: &DrainArgs, out: &mut Out<'_>) -> R
     let answer = link.ask(Method::POST, &["drain"], &query, None, patience).await?;
     match answer.status {
         StatusCode::OK => {
+            said(link, &answer)?;
             out.line("Drained: nothing is in flight.")?;
             Ok(exit::OK)
         }
@@ -506,8 +507,16 @@ async fn each<'n>(
 
 fn expect_ok(link: &Link, answer: Answer, name: Option<&str>) -> Result<(), ClientError> {
     match answer.status {
-        StatusCode::OK => Ok(()),
+        StatusCode::OK => said(link, &answer),
         _ => Err(refusal_of(link, &answer, name)),
+    }
+}
+
+/// Something else than tidegate can say 200 to anything; nobody is to believe that it holds or moves because of that.
+fn said(link: &Link, answer: &Answer) -> Result<(), ClientError> {
+    match answer.sentence() {
+        Some(_) => Ok(()),
+        None => Err(link.strange("it answers 200 with something else than expected")),
     }
 }
 

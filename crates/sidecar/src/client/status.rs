@@ -13,8 +13,10 @@ pub(super) async fn status(link: &Link, args: &StatusArgs, out: &mut Out<'_>) ->
     let answer = link.ask(Method::GET, &["status"], &[], None, PROMPT).await?;
     match answer.status {
         StatusCode::OK if args.json => {
-            // As it comes, but only if it is JSON: a script should not read a login page.
-            let _: serde_json::Value = link.read(&answer)?;
+            // As it comes, but only if it is a status: a script should not read a login page.
+            if link.read::<serde_json::Value>(&answer)?.get("streams").is_none() {
+                return Err(link.strange("it answers 200 with something else than expected"));
+            }
             out.raw(&answer.bytes)?;
             if !answer.bytes.ends_with(b"\n") {
                 out.raw(b"\n")?;

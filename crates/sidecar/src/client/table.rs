@@ -166,7 +166,9 @@ fn switch_notes(switch: &SwitchStatus) -> Vec<Note> {
 pub(super) fn blocking(stream: &StreamStatus, ages: bool) -> Vec<String> {
     const SHOWN: usize = 5;
     let line = |work: &Work| {
-        let age = seconds(work.age_seconds).filter(|_| ages).map(|a| format!(" for {}", span(a)));
+        let age = seconds(work.age_seconds)
+            .filter(|_| ages)
+            .map(|a| format!(" for {}", span(a)));
         format!("still runs: {}{}", clean(&work.name), age.unwrap_or_default())
     };
     let mut lines: Vec<String> = stream.running.iter().take(SHOWN).map(line).collect();

@@ -55,7 +55,12 @@ impl Look {
         let width = terminal_size::terminal_size().map_or(80, |(w, _)| usize::from(w.0));
         let set = |name| std::env::var_os(name).filter(|v| !v.is_empty());
         let dumb = set("TERM").is_some_and(|term| term == "dumb");
-        Look::of(std::io::stdout().is_terminal(), dumb, set("NO_COLOR").is_some(), width)
+        Look::of(
+            std::io::stdout().is_terminal(),
+            dumb,
+            set("NO_COLOR").is_some(),
+            width,
+        )
     }
 
     fn of(terminal: bool, dumb: bool, no_colour: bool, width: usize) -> Look {

@@ -281,7 +281,10 @@ fn event_line(out: &Out<'_>, event: &Event) -> Option<String> {
             let latency = event
                 .flip_latency_ms
                 .map(|ms| format!("  {ms:.1} ms after the flip was read"));
-            let (from, to) = (clean(event.from.as_deref()?), out.word(&clean(event.to.as_deref()?)));
+            let (from, to) = (
+                clean(event.from.as_deref()?),
+                out.word(&clean(event.to.as_deref()?)),
+            );
             format!("{from} -> {to}{}", latency.unwrap_or_default())
         }
         "hold_placed" => "hold placed".into(),
