@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 pub use audit::audit;
 pub use auth::Right;
 pub use metrics::Metrics;
-pub use options::{AdminError, ControlOptions, ObserveOptions, Options, TokenSpec};
+pub use options::{AdminError, ControlOptions, ObserveOptions, Options, TokenSpec, limits};
 pub use status::{Change, Event, HoldStatus, Status, StreamStatus, SwitchStatus, Work};
 
 /// What the surfaces ask of the rest of the process.

@@ -335,6 +335,13 @@ impl Collector for Board {
             Some(Unit::Seconds),
             aged(|s, now| Some(s.held.lease_ends?.saturating_duration_since(now))),
         )?;
+        gauges(
+            e,
+            "alarms",
+            "What is wrong with the process as a whole: how many sentences the status has about it",
+            None,
+            vec![(Vec::new(), now.alarms.len() as u64)],
+        )?;
         gauges(e, "holds", "Holds that stand", None, holds(&now))?;
         gauges(
             e,

@@ -3,7 +3,7 @@ use crate::auth::{self, Right, TokenFileError};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
-use tidegate_http::{Address, Tls};
+use tidegate_http::{Address, Limits, Tls};
 
 /// One token of the control API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +125,17 @@ pub enum AdminError {
         /// What is wrong with its file.
         error: TokenFileError,
     },
+}
+
+/// The listeners' limits for both surfaces: their requests are small, and what a peer does not read is not kept for
+/// it in megabytes.
+pub fn limits() -> Limits {
+    Limits {
+        buffer: 32 * 1024,
+        send_buffer: Some(64 * 1024),
+        max_streams: 32,
+        ..Limits::default()
+    }
 }
 
 impl ControlOptions {

@@ -5,9 +5,11 @@ use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tidegate_admin::{Admin, ControlOptions, Hooks, Metrics, ObserveOptions, Options, Right, TokenSpec};
+use tidegate_admin::{
+    Admin, ControlOptions, Hooks, Metrics, ObserveOptions, Options, Right, TokenSpec, limits,
+};
 use tidegate_gate::{Clock, Flag, Holds, Moment, Name, Reading, State, Version};
-use tidegate_http::{Address, Limits, Listener, Tls};
+use tidegate_http::{Address, Listener, Tls};
 use tidegate_providers::{Nudger, Observer, Poller};
 use tidegate_runtime::{Outcome, Report, StateDir, Stream, Supervisor, herald};
 use tokio::task::JoinSet;
@@ -108,10 +110,10 @@ impl App {
         };
         let options = admin_options(config, tls.clone());
         let admin = Admin::new(holds.clone(), metrics.clone(), options, hooks)?;
-        let control = Listener::bind(&config.control.listen, tls, Limits::default())
+        let control = Listener::bind(&config.control.listen, tls, limits())
             .await
             .context("the control listener")?;
-        let observe = Listener::bind(&config.observe.listen, None, Limits::default())
+        let observe = Listener::bind(&config.observe.listen, None, limits())
             .await
             .context("the observe listener")?;
         Ok(App {
@@ -247,6 +249,7 @@ fn admin_options(config: &Config, tls: Option<Tls>) -> Options {
             ready_while_paused: config.observe.ready_while_paused,
         },
         drain_delay: config.drain_delay,
+        disk: config.state_dir.clone().unwrap_or_else(|| ".".into()),
     }
 }
 
