@@ -57,6 +57,7 @@ struct Inner {
     core: Core,
     name: Arc<str>,
     opened: Event,
+    closed: Event,
     proved: Event,
     waiting: AtomicU64,
     named: [NameShard; SHARDS],
@@ -113,6 +114,8 @@ impl Gate {
             core: Core::new(SHARDS),
             name,
             opened: Event::new(),
+            closed: Event::new(),
+            closed: Event::new(),
             proved: Event::new(),
             waiting: AtomicU64::new(0),
             named: Default::default(),
@@ -180,7 +183,8 @@ impl Gate {
     }
 
     /// Counts work without asking whether the gate is open: for a gate that only counts, as Hiatus does, and
-    /// serves on while held. Such work delays the proof of a pause like any other.
+    /// serves on while held ([`Kind::Gate`](crate::Kind) with `serves`). Such work delays the proof of a pause like
+    /// any other, but nothing keeps it from beginning after the proof: at a gate that closes, enter.
     #[inline]
     pub fn admit(self) -> Unit {
         let shard = shard();
@@ -204,6 +208,34 @@ impl Gate {
                 return;
             }
             waiting.get_or_insert_with(|| Waiting::new(self));
+            listener.await;
+        }
+    }
+
+    /// Resolves when the gate is closed, proven or not: for whoever has to turn callers away rather than let them
+    /// wait. It may be open again by the time the caller runs.
+    ///
+    /// Cancel-safe.
+    pub async fn closed(self) {
+        while !self.is_closed() {
+            let listener = self.0.closed.listen();
+            if self.is_closed() {
+                return;
+            }
+            listener.await;
+        }
+    }
+
+    /// Resolves when the gate is closed, for what has no end of its own and has to be ended by a pause. It may have
+    /// opened again by the time the caller runs.
+    ///
+    /// Cancel-safe.
+    pub async fn closed(self) {
+        while !self.is_closed() {
+            let listener = self.0.closed.listen();
+            if self.is_closed() {
+                return;
+            }
             listener.await;
         }
     }
@@ -310,6 +342,8 @@ impl Keeper {
         if self.0.0.core.close() {
             self.0.tell_proof();
         }
+        self.0.0.closed.notify(usize::MAX);
+        self.0.0.closed.notify(usize::MAX);
         self.0.0.core.read().1
     }
 

@@ -235,3 +235,19 @@ async fn an_adapter_whose_unit_ends_at_the_next_poll_is_caught() {
     };
     assert_eq!(at_work_when_paused(gate, keeper, gated).await, 7);
 }
+
+#[tokio::test]
+async fn whoever_waits_for_a_gate_to_close_is_woken_by_it() {
+    let (gate, mut keeper) = Gate::new("waiting");
+    let waiting: Vec<_> = (0..10).map(|_| tokio::spawn(gate.closed())).collect();
+    tokio::task::yield_now().await;
+    assert!(waiting.iter().all(|w| !w.is_finished()));
+    // Work in flight: closed, and not proven.
+    let unit = gate.try_enter().unwrap();
+    keeper.close();
+    for wait in waiting {
+        wait.await.unwrap();
+    }
+    gate.closed().await;
+    drop(unit);
+}
