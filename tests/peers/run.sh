@@ -64,7 +64,7 @@ stop_store() {
 vault_hvac() {
     need_python_clients && need_store &&
         TIDEGATE_PEER_VAULT_ADDR="$VAULT_ADDR" TIDEGATE_PEER_VAULT_TOKEN="$VAULT_TOKEN" \
-            TIDEGATE_PEER_VAULT_UNSEAL_KEY="$VAULT_UNSEAL_KEY" \
+            TIDEGATE_PEER_VAULT_UNSEAL_KEY="$VAULT_UNSEAL_KEY" TIDEGATE_PEER_KUBERNETES_JWT="$KUBERNETES_JWT" \
             "$venv/bin/python" "$here/vault_hvac.py"
 }
 

@@ -1,19 +1,24 @@
 """Drives the Vault side with hvac, as its users would.
 
-Needs TIDEGATE_PEER_VAULT_ADDR, TIDEGATE_PEER_VAULT_TOKEN and TIDEGATE_PEER_VAULT_UNSEAL_KEY. With a real server behind the
-address everything holds as well, given KV 2 at secret/ and KV 1 at kv/.
+Needs TIDEGATE_PEER_VAULT_ADDR, TIDEGATE_PEER_VAULT_TOKEN, TIDEGATE_PEER_VAULT_UNSEAL_KEY, and in
+TIDEGATE_PEER_KUBERNETES_JWT a token of the service account peers/judge for the audience "vault".
 """
 import os
 import sys
+import time
 import uuid
 from importlib import metadata
 
 import hvac
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hvac import exceptions
 
 ADDR = os.environ["TIDEGATE_PEER_VAULT_ADDR"]
 TOKEN = os.environ["TIDEGATE_PEER_VAULT_TOKEN"]
 UNSEAL_KEY = os.environ["TIDEGATE_PEER_VAULT_UNSEAL_KEY"]
+KUBERNETES_JWT = os.environ["TIDEGATE_PEER_KUBERNETES_JWT"]
 
 CHECKS = []
 
@@ -219,6 +224,60 @@ def approle_logins():
     assert mount + "/" in root.sys.list_auth_methods()["data"]
     root.sys.disable_auth_method(mount)
     assert not member.is_authenticated()
+
+
+@check
+def kubernetes_logins():
+    root = client()
+    mount = f"peer-{uuid.uuid4()}"
+    root.sys.enable_auth_method("kubernetes", path=mount)
+    kubernetes = root.auth.kubernetes
+    kubernetes.configure(kubernetes_host="https://kubernetes.default.svc", mount_point=mount)
+    bounds = {"bound_service_account_names": ["judge"], "bound_service_account_namespaces": ["peers"]}
+    kubernetes.create_role("judge", policies=["default"], ttl="10m", audience="vault", mount_point=mount, **bounds)
+    kubernetes.create_role("deaf", policies=["default"], audience="other", mount_point=mount, **bounds)
+    assert sorted(kubernetes.list_roles(mount_point=mount)["keys"]) == ["deaf", "judge"]
+    member = client(token=None)
+    login = member.auth.kubernetes.login("judge", KUBERNETES_JWT, mount_point=mount)
+    assert login["auth"]["metadata"]["service_account_name"] == "judge" and login["auth"]["lease_duration"] == 600
+    assert member.is_authenticated()
+    nobody = client(token=None).auth.kubernetes
+    refused(exceptions.Forbidden, nobody.login, "deaf", KUBERNETES_JWT, mount_point=mount)
+    refused(exceptions.InvalidRequest, nobody.login, "nobody", KUBERNETES_JWT, mount_point=mount)
+    refused(exceptions.Forbidden, nobody.login, "judge", KUBERNETES_JWT[:-8] + "AAAAAAAA", mount_point=mount)
+    root.sys.disable_auth_method(mount)
+
+
+@check
+def jwt_logins():
+    root = client()
+    mount = f"peer-{uuid.uuid4()}"
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    root.sys.enable_auth_method("jwt", path=mount)
+    root.auth.jwt.configure(jwt_validation_pubkeys=[pem.decode()], bound_issuer="https://ci.example", path=mount)
+    root.auth.jwt.create_role(
+        "build",
+        user_claim="sub",
+        allowed_redirect_uris=[],
+        role_type="jwt",
+        bound_audiences=["vault"],
+        token_policies=["default"],
+        path=mount,
+    )
+
+    def log_in(who, **changes):
+        claims = {"iss": "https://ci.example", "aud": "vault", "sub": "x", "exp": int(time.time()) + 600, **changes}
+        return who.auth.jwt.jwt_login("build", jwt.encode(claims, key, algorithm="RS256"), path=mount)
+
+    member = client(token=None)
+    log_in(member)
+    assert member.is_authenticated()
+    nobody = client(token=None)
+    refused(exceptions.InvalidRequest, log_in, nobody, aud="other")
+    refused(exceptions.InvalidRequest, log_in, nobody, iss="https://elsewhere")
+    refused(exceptions.InvalidRequest, log_in, nobody, exp=int(time.time()) - 600)
+    root.sys.disable_auth_method(mount)
 
 
 @check

@@ -1,5 +1,5 @@
-//! A store on its own, for scripts: prints `VAULT_ADDR`, `VAULT_TOKEN` and the unseal key as shell assignments, then a line
-//! `ready`, and serves until its standard input ends.
+//! A store on its own, for scripts: prints what a client needs as shell assignments (`VAULT_ADDR`, `VAULT_TOKEN` and
+//! more), then a line `ready`, and serves until its standard input ends.
 //!
 //! ```text
 //! cargo run -p tidegate-devstore --example serve -- --port 0
@@ -10,6 +10,7 @@
 )]
 use secrecy::ExposeSecret;
 use std::process::ExitCode;
+use std::time::Duration;
 use tidegate_devstore::{DevStore, Options};
 use tokio::io::AsyncReadExt;
 
@@ -41,6 +42,11 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     println!("VAULT_ADDR={}", store.vault_url());
     println!("VAULT_TOKEN={}", store.root_token().expose_secret());
     println!("VAULT_UNSEAL_KEY={}", store.vault().unseal_key().expose_secret());
+    let service_account =
+        store
+            .cluster()
+            .service_account_token("peers", "judge", "vault", Duration::from_secs(3600));
+    println!("KUBERNETES_JWT={}", service_account.expose_secret());
     println!("ready");
     let mut ignored = [0_u8; 1024];
     let mut input = tokio::io::stdin();

@@ -1,5 +1,5 @@
 //! A dev double of the secret stores that tidegate watches: HashiCorp Vault now, with its KV engines, tokens, policies and
-//! AppRole logins. Everything is in memory and ends with the process.
+//! logins (AppRole, Kubernetes, JWT). Everything is in memory and ends with the process.
 //!
 //! It is **strict**: what a real server refuses it refuses, with the same status and the same words where clients match on
 //! them, and what it does not have it refuses instead of ignoring it. It shares no code with the clients of this
@@ -20,8 +20,10 @@
 //! Limits: 32 MiB a request, Vault's own default. It is meant for loopback: it speaks plain HTTP.
 mod administration;
 mod clock;
+mod cluster;
 mod faults;
 mod identifiers;
+mod jws;
 mod requests;
 mod sabotage;
 mod serve;
@@ -29,6 +31,7 @@ mod store;
 mod vault;
 
 pub use clock::Clock;
+pub use cluster::Cluster;
 pub use faults::{Fault, Faults, RetryAfter, Rule, Standing};
 pub use requests::{Requests, Seen, Side};
 pub use store::{DevStore, Options, StartError};

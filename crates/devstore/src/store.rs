@@ -1,6 +1,7 @@
 //! Starting, stopping and cutting off the store.
 use crate::administration::Administration;
 use crate::clock::Clock;
+use crate::cluster::Cluster;
 use crate::faults::Faults;
 use crate::requests::{Requests, Side};
 use crate::serve::{self, Desk, Handshake, Plain};
@@ -80,6 +81,7 @@ struct Inner {
     vault: Vault,
     vault_endpoint: Endpoint<Plain>,
     clock: Clock,
+    cluster: Cluster,
     faults: Faults,
     requests: Requests,
 }
@@ -95,7 +97,13 @@ impl DevStore {
         };
         let faults = Faults::default();
         let requests = Requests::new();
-        let vault = Vault::new(options.clock.clone(), &root_token, options.namespaces);
+        let cluster = Cluster::new(options.clock.clone());
+        let vault = Vault::new(
+            options.clock.clone(),
+            cluster.clone(),
+            &root_token,
+            options.namespaces,
+        );
         let desk = Desk {
             store: Arc::new(vault.clone()),
             faults: faults.clone(),
@@ -112,6 +120,7 @@ impl DevStore {
             vault,
             vault_endpoint,
             clock: options.clock,
+            cluster,
             faults,
             requests,
         })))
@@ -140,6 +149,11 @@ impl DevStore {
     /// The store's time.
     pub fn clock(&self) -> &Clock {
         &self.0.clock
+    }
+
+    /// The Kubernetes cluster whose service accounts both stores know.
+    pub fn cluster(&self) -> &Cluster {
+        &self.0.cluster
     }
 
     /// What goes wrong.

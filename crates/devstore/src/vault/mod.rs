@@ -17,6 +17,7 @@ mod token_paths;
 mod tokens;
 
 use crate::clock::Clock;
+use crate::cluster::Cluster;
 use crate::requests::Side;
 use crate::serve::{self, Answer, Asked};
 use http::header::{HeaderName, LOCATION};
@@ -54,9 +55,9 @@ pub struct Issued {
 }
 
 impl Vault {
-    pub(crate) fn new(clock: Clock, root_token: &SecretString, namespaces: bool) -> Vault {
+    pub(crate) fn new(clock: Clock, cluster: Cluster, root_token: &SecretString, namespaces: bool) -> Vault {
         let root = root_token.expose_secret().to_owned();
-        Vault(Arc::new(Mutex::new(State::new(clock, root, namespaces))))
+        Vault(Arc::new(Mutex::new(State::new(clock, cluster, root, namespaces))))
     }
 
     /// Any request, as the root token, in the root namespace: the status and the JSON body (null when there is none).

@@ -8,6 +8,7 @@ use super::response::{Outcome, Refusal};
 use super::tokens::{Lifetime, NewToken, Tokens};
 use super::{sys, token_paths};
 use crate::clock::Clock;
+use crate::cluster::Cluster;
 use crate::identifiers;
 use http::StatusCode;
 use jiff::Timestamp;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 /// Everything that the Vault side knows. It has no `Debug`: nothing prints a value or a token.
 pub(crate) struct State {
     pub(crate) clock: Clock,
+    pub(crate) cluster: Cluster,
     pub(crate) sealed: bool,
     pub(crate) unseal_key: String,
     pub(crate) cluster_id: String,
@@ -96,7 +98,7 @@ impl Handled {
 }
 
 impl State {
-    pub(crate) fn new(clock: Clock, root_token: String, namespaces_enabled: bool) -> State {
+    pub(crate) fn new(clock: Clock, cluster: Cluster, root_token: String, namespaces_enabled: bool) -> State {
         let mut root = Namespace::new("root");
         root.mounts
             .insert("secret/".to_owned(), Mount::kv(2, "key/value secret storage"));
@@ -114,6 +116,7 @@ impl State {
             migrations: BTreeMap::new(),
             root_token,
             clock,
+            cluster,
         };
         let now = state.clock.now();
         state.tokens.issue(

@@ -25,6 +25,8 @@ const SEGMENTS: &[&str] = &[
     "renew",
     "revoke",
     "approle",
+    "kubernetes",
+    "jwt",
     "role",
     "r",
     "secret-id",
@@ -132,6 +134,8 @@ fn no_request_makes_it_panic_or_answer_with_nothing_known() {
     let vault = store.vault();
     for (path, body) in [
         ("sys/auth/approle", json!({"type": "approle"})),
+        ("sys/auth/kubernetes", json!({"type": "kubernetes"})),
+        ("sys/auth/jwt", json!({"type": "jwt"})),
         ("auth/approle/role/r", json!({})),
         ("secret/data/a", json!({"data": {"v": 1}})),
         ("kv/a", json!({"v": 1})),

@@ -6,6 +6,8 @@ mod approle;
 mod cli;
 mod client;
 mod faults;
+mod jwt;
+mod kubernetes;
 mod kv1;
 mod kv2;
 mod namespaces;

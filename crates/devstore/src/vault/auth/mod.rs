@@ -1,5 +1,7 @@
 //! `auth/…` other than tokens: the ways to log in.
 mod approle;
+mod jwt;
+mod kubernetes;
 mod role;
 
 use super::fields::Fields;
@@ -9,6 +11,7 @@ use super::response::{Envelope, Object, Outcome, Refusal, Reply, object};
 use super::state::{Caller, State};
 use super::token_paths;
 use super::tokens::{Lifetime, Login, NewToken, lifetime};
+use crate::cluster::Cluster;
 use crate::identifiers;
 use http::StatusCode;
 use jiff::Timestamp;
@@ -26,6 +29,8 @@ pub(crate) struct AuthMount {
 
 enum Method {
     AppRole(approle::Store),
+    Kubernetes(kubernetes::Store),
+    Jwt(jwt::Store),
 }
 
 /// What a login that was accepted gives.
@@ -40,9 +45,11 @@ impl AuthMount {
     fn new(kind: &str, description: String) -> Result<AuthMount, Refusal> {
         let method = match kind {
             "approle" => Method::AppRole(approle::Store::default()),
+            "kubernetes" => Method::Kubernetes(kubernetes::Store::default()),
+            "jwt" => Method::Jwt(jwt::Store::default()),
             other => {
                 return Err(Refusal::bad_request(format!(
-                    "plugin not found in the catalog: {other} (this dev store has approle)"
+                    "plugin not found in the catalog: {other} (this dev store has approle, jwt and kubernetes)"
                 )));
             }
         };
@@ -57,6 +64,8 @@ impl AuthMount {
     pub(crate) fn kind(&self) -> &'static str {
         match self.method {
             Method::AppRole(_) => "approle",
+            Method::Kubernetes(_) => "kubernetes",
+            Method::Jwt(_) => "jwt",
         }
     }
 
@@ -70,21 +79,27 @@ impl AuthMount {
         )
     }
 
-    fn log_in(&mut self, fields: &Fields<'_>, now: Timestamp) -> Result<Granted, Refusal> {
+    fn log_in(&mut self, fields: &Fields<'_>, cluster: &Cluster, now: Timestamp) -> Result<Granted, Refusal> {
         match &mut self.method {
             Method::AppRole(store) => store.log_in(fields, now),
+            Method::Kubernetes(store) => store.log_in(fields, cluster, now),
+            Method::Jwt(store) => store.log_in(fields, now),
         }
     }
 
     fn handle(&mut self, operation: Operation, path: &str, fields: &Object, now: Timestamp) -> Outcome {
         match &mut self.method {
             Method::AppRole(store) => store.handle(operation, path, &Fields(fields), now),
+            Method::Kubernetes(store) => store.handle(operation, path, &Fields(fields)),
+            Method::Jwt(store) => store.handle(operation, path, &Fields(fields)),
         }
     }
 
     fn has_role(&self, name: &str) -> bool {
         match &self.method {
             Method::AppRole(store) => store.has_role(name),
+            Method::Kubernetes(store) => store.has_role(name),
+            Method::Jwt(store) => store.has_role(name),
         }
     }
 }
@@ -97,6 +112,7 @@ pub(crate) fn login(
     now: Timestamp,
 ) -> Option<Outcome> {
     let path = request.path.strip_prefix("auth/")?;
+    let cluster = state.cluster.clone();
     let space = state.namespaces.get_mut(namespace)?;
     let (at, mount, rest) = find(&mut space.auths, path)?;
     if rest != "login" {
@@ -105,7 +121,7 @@ pub(crate) fn login(
     if request.operation != Operation::Write {
         return Some(Err(Refusal::wrong_method()));
     }
-    let granted = match mount.log_in(&Fields(&request.fields), now) {
+    let granted = match mount.log_in(&Fields(&request.fields), &cluster, now) {
         Ok(granted) => granted,
         Err(refusal) => return Some(Err(refusal)),
     };
