@@ -115,7 +115,6 @@ impl Gate {
             name,
             opened: Event::new(),
             closed: Event::new(),
-            closed: Event::new(),
             proved: Event::new(),
             waiting: AtomicU64::new(0),
             named: Default::default(),
@@ -208,20 +207,6 @@ impl Gate {
                 return;
             }
             waiting.get_or_insert_with(|| Waiting::new(self));
-            listener.await;
-        }
-    }
-
-    /// Resolves when the gate is closed, proven or not: for whoever has to turn callers away rather than let them
-    /// wait. It may be open again by the time the caller runs.
-    ///
-    /// Cancel-safe.
-    pub async fn closed(self) {
-        while !self.is_closed() {
-            let listener = self.0.closed.listen();
-            if self.is_closed() {
-                return;
-            }
             listener.await;
         }
     }
@@ -342,7 +327,6 @@ impl Keeper {
         if self.0.0.core.close() {
             self.0.tell_proof();
         }
-        self.0.0.closed.notify(usize::MAX);
         self.0.0.closed.notify(usize::MAX);
         self.0.0.core.read().1
     }
