@@ -2,9 +2,10 @@
 //!
 //! Raw structs are parsed, then validated once, by building. An error names the key and what was expected, never the
 //! value: it may have come out of `${NAME}`.
-use crate::{AtStart, File, Fixed, LEAST_INTERVAL, Provider, Switch, Vault};
+use crate::{AtStart, AzureKeyVault, File, Fixed, LEAST_INTERVAL, Provider, Switch, Vault};
 use secrecy::SecretString;
 use serde::de::{Deserialize, Deserializer, Error as _};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tidegate_gate::{Name, OnAbsence, OnExpiry, Policy};
@@ -68,6 +69,8 @@ pub struct SwitchConfig {
     pub on_expiry: ReleaseOrKeep,
     /// A secret in HashiCorp Vault.
     pub vault: Option<VaultConfig>,
+    /// A secret in Azure Key Vault.
+    pub azure_key_vault: Option<AzureKeyVaultConfig>,
     /// A file.
     pub file: Option<FileConfig>,
 }
@@ -77,6 +80,7 @@ impl SwitchConfig {
     pub fn provider(&self) -> Result<ProviderConfig, ConfigError> {
         let all = [
             self.vault.clone().map(ProviderConfig::Vault),
+            self.azure_key_vault.clone().map(ProviderConfig::AzureKeyVault),
             self.file.clone().map(ProviderConfig::File),
         ];
         let mut given = all.into_iter().flatten();
@@ -84,7 +88,7 @@ impl SwitchConfig {
             (Some(one), None) => Ok(one),
             _ => Err(ConfigError::new(
                 &self.name,
-                "expected exactly one of vault, file: where this switch's secret is kept",
+                "expected exactly one of vault, azure_key_vault, file: where this switch's secret is kept",
             )),
         }
     }
@@ -127,6 +131,8 @@ impl SwitchConfig {
 pub enum ProviderConfig {
     /// HashiCorp Vault.
     Vault(VaultConfig),
+    /// Azure Key Vault.
+    AzureKeyVault(AzureKeyVaultConfig),
     /// A file.
     File(FileConfig),
     /// Memory; for embedders and tests, not to be written in a configuration.
@@ -138,6 +144,7 @@ impl ProviderConfig {
     pub fn build(self) -> Result<Box<dyn Provider>, ConfigError> {
         Ok(match self {
             ProviderConfig::Vault(config) => Box::new(Vault::new(config)?),
+            ProviderConfig::AzureKeyVault(config) => Box::new(AzureKeyVault::new(config)?),
             ProviderConfig::File(config) => Box::new(File::new(config.path)),
             ProviderConfig::Fixed(fixed) => Box::new(fixed),
         })
@@ -149,6 +156,8 @@ impl ProviderConfig {
             ProviderConfig::Vault(_) | ProviderConfig::File(_) | ProviderConfig::Fixed(_) => {
                 Duration::from_secs(1)
             }
+            // Key Vault throttles a vault's readers all together; at this pace a thousand of them stay below half of it.
+            ProviderConfig::AzureKeyVault(_) => Duration::from_secs(5),
         }
     }
 }
@@ -217,6 +226,59 @@ pub enum VaultAuth {
         /// The file that holds it, read again at each login.
         token_file: PathBuf,
     },
+}
+
+/// `[switch.azure_key_vault]`: a secret in Azure Key Vault.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AzureKeyVaultConfig {
+    /// Such as `https://ops.vault.azure.net`.
+    pub vault_url: String,
+    /// The secret's name; one as .NET configuration uses it (`orders--IsPaused`) works as it is.
+    pub secret: String,
+    /// Connect to this address instead of what DNS says: a private endpoint, or the dev store. TLS still verifies the
+    /// name in `vault_url`.
+    pub resolve_to: Option<IpAddr>,
+    /// Trust what this PEM file holds, instead of the system's CA bundle; for logins too.
+    pub ca_file: Option<PathBuf>,
+    /// How to log in.
+    pub credential: AzureCredential,
+}
+
+/// How to log in to Azure Key Vault.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
+pub enum AzureCredential {
+    /// A workload identity of Kubernetes; what is left out is read from the variables that its webhook sets
+    /// (`AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, `AZURE_FEDERATED_TOKEN_FILE`, `AZURE_AUTHORITY_HOST`).
+    WorkloadIdentity {
+        /// The tenant.
+        tenant_id: Option<String>,
+        /// The identity's client id.
+        client_id: Option<String>,
+        /// The file that holds the service account's token.
+        token_file: Option<PathBuf>,
+        /// Where to log in, for clouds other than the public one.
+        authority_host: Option<String>,
+    },
+    /// The identity of the machine.
+    ManagedIdentity {
+        /// One that was assigned, by its client id; the machine's own if it is left out.
+        client_id: Option<String>,
+    },
+    /// An application and its secret.
+    ClientSecret {
+        /// The tenant.
+        tenant_id: String,
+        /// The application's client id.
+        client_id: String,
+        /// The file that holds its secret, read again whenever it changes.
+        secret_file: PathBuf,
+        /// Where to log in, for clouds other than the public one.
+        authority_host: Option<String>,
+    },
+    /// Whoever is logged in with `az` or `azd`; for a developer's machine.
+    DeveloperTools,
 }
 
 /// `[switch.file]`: a file, or a directory in which each file is a field, as Kubernetes mounts a Secret.

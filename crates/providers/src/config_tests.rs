@@ -278,6 +278,86 @@ fn every_way_to_log_in_is_read_and_no_debug_output_shows_a_role_id() {
     }
 }
 
+fn key_vault(lines: &str) -> String {
+    with(&format!(
+        "[azure_key_vault]\nvault_url = \"https://ops.vault.azure.net\"\nsecret = \"orders--IsPaused\"\nca_file = \"{CA}\"\n{lines}"
+    ))
+}
+const MANAGED: &str = "credential = { method = \"managed_identity\" }";
+
+#[test]
+fn key_vault_is_polled_each_five_seconds_and_every_credential_is_read() {
+    let (switch, provider) = build(&key_vault(MANAGED)).unwrap();
+    assert_eq!(switch.interval, Duration::from_secs(5));
+    assert_eq!(provider.kind(), "azure_key_vault");
+    let place = "azure_key_vault orders--IsPaused in https://ops.vault.azure.net";
+    let table = [
+        (MANAGED, "managed identity of the machine"),
+        (
+            "credential = { method = \"managed_identity\", client_id = \"c\" }",
+            "managed identity c",
+        ),
+        (
+            "credential = { method = \"workload_identity\" }",
+            "workload identity of the pod of tenant of the pod with its own file at its own authority",
+        ),
+        (
+            "credential = { method = \"client_secret\", tenant_id = \"t\", client_id = \"c\", secret_file = \"/s\" }",
+            "application c of tenant t with /s at its own authority",
+        ),
+        (
+            "credential = { method = \"developer_tools\" }",
+            "whoever is logged in with az or azd",
+        ),
+    ];
+    for (line, reader) in table {
+        let id = build(&key_vault(line)).unwrap().1.id();
+        assert_eq!(&*id, format!("{place} as {reader}"));
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_key_vault_is_named() {
+    let whole = key_vault(MANAGED);
+    let table = [
+        (whole.replace("https://", "http://"), "vault_url: expected a URL"),
+        (
+            whole.replace("vault.azure.net", "vault.azure.net/secrets/x"),
+            "vault_url: expected nothing but",
+        ),
+        (
+            whole.replace("https://", "https://MARKED@"),
+            "vault_url: expected nothing but",
+        ),
+        (
+            whole.replace("orders--IsPaused", "orders/IsPaused"),
+            "secret: expected a secret's name",
+        ),
+        (
+            whole.replace("orders--IsPaused", ""),
+            "secret: expected a secret's name",
+        ),
+        (
+            whole.replace("managed_identity", "password"),
+            "unknown variant `password`",
+        ),
+        (
+            key_vault("credential = { method = \"client_secret\", tenant_id = \"t\", client_id = \"c\" }"),
+            "missing field `secret_file`",
+        ),
+        (
+            key_vault("credential = { method = \"workload_identity\", authority_host = \"http://x\" }"),
+            "authority_host: expected a URL",
+        ),
+        (format!("{whole}\n[file]\npath = \"f\""), "exactly one of"),
+    ];
+    for (text, expected) in table {
+        let error = build(&text).err().unwrap_or_else(|| panic!("accepted: {text}"));
+        assert!(error.contains(expected), "{text}\n→ {error}");
+        assert!(!error.lines().next_back().unwrap().contains("MARKED"), "{error}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]

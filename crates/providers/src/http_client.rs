@@ -74,9 +74,14 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Seconds, or a date.
+/// The header `Retry-After`.
 pub(crate) fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
-    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
+    retry_after_text(headers.get(http::header::RETRY_AFTER)?.to_str().ok()?)
+}
+
+/// Its text: seconds, or a date.
+pub(crate) fn retry_after_text(text: &str) -> Option<Duration> {
+    let text = text.trim();
     if let Ok(seconds) = text.parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }

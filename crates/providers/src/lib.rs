@@ -16,8 +16,10 @@
 //! hand.set_text("true"); // paused within a second
 //! # Ok(()) }
 //! ```
+mod azure_key_vault;
 mod backoff;
 mod config;
+mod credential;
 mod file;
 mod fixed;
 mod flag;
@@ -31,8 +33,10 @@ mod switch;
 mod timing;
 mod vault;
 
+pub use azure_key_vault::AzureKeyVault;
 pub use config::{
-    ConfigError, FileConfig, KeepOrPause, ProviderConfig, ReleaseOrKeep, SwitchConfig, VaultAuth, VaultConfig,
+    AzureCredential, AzureKeyVaultConfig, ConfigError, FileConfig, KeepOrPause, ProviderConfig,
+    ReleaseOrKeep, SwitchConfig, VaultAuth, VaultConfig,
 };
 pub use file::File;
 pub use fixed::{Fixed, FixedHand};

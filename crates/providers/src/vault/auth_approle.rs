@@ -1,7 +1,7 @@
 //! `method = "approle"`: a role's id, and a secret id in a file that is read again at each login.
 use super::client::{Answer, Client};
-use super::credential::read_credential;
 use super::read::segments;
+use crate::credential::read_credential;
 use crate::{ConfigError, ReadError};
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt;

@@ -1,7 +1,7 @@
 //! `method = "jwt"`: any signed token that Vault is configured to trust, in a file that its issuer rotates.
 use super::client::{Answer, Client};
-use super::credential::read_credential;
 use super::read::segments;
+use crate::credential::read_credential;
 use crate::{ConfigError, ReadError};
 use secrecy::ExposeSecret;
 use std::fmt;

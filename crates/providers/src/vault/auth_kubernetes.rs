@@ -1,7 +1,7 @@
 //! `method = "kubernetes"`: the token of the pod's service account, which the kubelet rotates.
 use super::client::{Answer, Client};
-use super::credential::read_credential;
 use super::read::segments;
+use crate::credential::read_credential;
 use crate::{ConfigError, ReadError};
 use secrecy::ExposeSecret;
 use std::fmt;

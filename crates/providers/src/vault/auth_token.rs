@@ -1,5 +1,5 @@
 //! `method = "token"`: a token that somebody else obtained. It is renewed from here as long as it can be.
-use super::credential::{CredentialFile, checked};
+use crate::credential::{CredentialFile, checked};
 use crate::{ConfigError, ReadError};
 use secrecy::SecretString;
 use std::fmt;

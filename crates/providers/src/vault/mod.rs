@@ -5,7 +5,6 @@ mod auth_jwt;
 mod auth_kubernetes;
 mod auth_token;
 mod client;
-mod credential;
 mod read;
 mod token;
 

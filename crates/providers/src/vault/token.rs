@@ -103,7 +103,7 @@ pub(super) fn parse_login(
     reader: &Name,
 ) -> Result<(SecretString, Granted), ReadError> {
     let (token, granted) = parse_auth(client, answer, &format!("logging in by {reader}"))?;
-    match super::credential::checked(&token.0) {
+    match crate::credential::checked(&token.0) {
         Ok(token) => Ok((token, granted)),
         Err(_) => Err(ReadError::unavailable(format!(
             "logging in by {reader} at Vault {} brought no token",

@@ -12,23 +12,23 @@ const MOST_BYTES: u64 = 64 << 10;
 
 /// A file that holds one credential.
 #[derive(Debug)]
-pub(super) struct CredentialFile {
+pub(crate) struct CredentialFile {
     path: PathBuf,
     /// What the file looked like when it was last read.
     read: Option<(u64, u64, Option<SystemTime>)>,
 }
 
 impl CredentialFile {
-    pub(super) fn new(path: PathBuf) -> CredentialFile {
+    pub(crate) fn new(path: PathBuf) -> CredentialFile {
         CredentialFile { path, read: None }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The credential, if the file is not the one that was read before.
-    pub(super) async fn changed(&mut self) -> Result<Option<SecretString>, ReadError> {
+    pub(crate) async fn changed(&mut self) -> Result<Option<SecretString>, ReadError> {
         let meta = look(&self.path).await?;
         let looks = (meta.ino(), meta.len(), meta.modified().ok());
         if self.read == Some(looks) {
@@ -41,7 +41,7 @@ impl CredentialFile {
 }
 
 /// The credential in the file as it is now.
-pub(super) async fn read_credential(path: &Path) -> Result<SecretString, ReadError> {
+pub(crate) async fn read_credential(path: &Path) -> Result<SecretString, ReadError> {
     let meta = look(path).await?;
     if meta.len() > MOST_BYTES || !meta.is_file() {
         return Err(wrong(path, "is too large for a credential, or no file"));
@@ -54,7 +54,7 @@ pub(super) async fn read_credential(path: &Path) -> Result<SecretString, ReadErr
 }
 
 /// Outer white space is an editor's; anything else that no header may hold is a mistake.
-pub(super) fn checked(text: &str) -> Result<SecretString, &'static str> {
+pub(crate) fn checked(text: &str) -> Result<SecretString, &'static str> {
     let text = text.trim();
     if text.is_empty() {
         return Err("is empty: expected a credential");
