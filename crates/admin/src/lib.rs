@@ -28,12 +28,15 @@ mod auth;
 mod body;
 mod drain;
 mod error;
+mod flood;
 mod flowtide;
 mod metrics;
 mod openapi;
 mod options;
 mod probes;
 mod status;
+mod token;
+mod walls;
 mod watch;
 
 use axum::Router;
@@ -51,6 +54,7 @@ pub use auth::Right;
 pub use metrics::Metrics;
 pub use options::{AdminError, ControlOptions, ObserveOptions, Options, TokenSpec, limits};
 pub use status::{Change, Event, HoldStatus, Status, StreamStatus, SwitchStatus, Work};
+pub use token::TokenFileError;
 
 /// What the surfaces ask of the rest of the process.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! What the configuration says about the two surfaces, and what of it cannot be.
-use crate::auth::{self, Right, TokenFileError};
+use crate::auth::Right;
+use crate::token::{self, TokenFileError};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -164,7 +165,7 @@ impl ControlOptions {
                 wrong.push(AdminError::AllowsNothing(token.name.clone()));
             }
         }
-        wrong.extend(auth::load(&self.tokens).err().into_iter().flatten());
+        wrong.extend(token::load(&self.tokens).err().into_iter().flatten());
         wrong
     }
 

@@ -21,6 +21,7 @@ pub(crate) struct Board {
     pub(crate) app: Member,
     pub(crate) admin: Admin,
     pub(crate) metrics: Metrics,
+    /// Polls asked for; each ends after a second.
     pub(crate) polls: Arc<AtomicU32>,
     pub(crate) time: Arc<Mutex<Moment>>,
     pub(crate) dir: TempDir,
@@ -95,7 +96,7 @@ impl Board {
         let hooks = Hooks {
             poll: Arc::new(move || {
                 counted.fetch_add(1, Relaxed);
-                Box::pin(std::future::ready(()))
+                Box::pin(tokio::time::sleep(Duration::from_secs(1)))
             }),
         };
         let admin = Admin::new(holds.clone(), metrics.clone(), options, hooks).unwrap();

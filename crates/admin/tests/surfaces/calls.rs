@@ -221,12 +221,19 @@ async fn an_override_sets_one_switch_aside_until_its_next_version() {
     assert_eq!(board.control(nobody).await.refused().0, 404);
 }
 
-#[tokio::test]
-async fn a_poll_reads_the_switches_and_a_crowd_costs_few_polls() {
+#[tokio::test(start_paused = true)]
+async fn a_poll_answers_when_it_is_done_and_a_crowd_costs_two() {
     let board = Board::new();
+    let start = tokio::time::Instant::now();
     let answer = board.control(post("/poll")).await;
     assert_eq!(answer.json(), json!({"message": "Switches read"}));
+    assert_eq!(start.elapsed(), Duration::from_secs(1));
     assert_eq!(board.polls.load(Relaxed), 1);
+    // The first of the crowd starts a poll; all others came before the next one starts.
+    let crowd = (0..50).map(|_| board.control(post("/poll")));
+    let answers = futures_util::future::join_all(crowd).await;
+    assert!(answers.iter().all(|a| a.status == StatusCode::OK));
+    assert!(board.polls.load(Relaxed) <= 3, "{}", board.polls.load(Relaxed));
 }
 
 #[tokio::test(start_paused = true)]

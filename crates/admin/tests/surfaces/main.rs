@@ -4,6 +4,7 @@ mod actuator;
 mod auth;
 mod board;
 mod calls;
+mod hostile;
 mod records;
 mod routes;
 mod watch;
