@@ -277,8 +277,9 @@ pub enum AzureCredential {
         /// Where to log in, for clouds other than the public one.
         authority_host: Option<String>,
     },
-    /// Whoever is logged in with `az` or `azd`; for a developer's machine.
-    DeveloperTools,
+    /// Whoever is logged in with `az` or `azd`; for a developer's machine. With braces, since serde lets a unit variant
+    /// of a tagged enum have any keys.
+    DeveloperTools {},
 }
 
 /// `[switch.file]`: a file, or a directory in which each file is a field, as Kubernetes mounts a Secret.

@@ -91,7 +91,7 @@ impl AzureKeyVault {
             ..ClientOptions::default()
         };
         let longest = match config.credential {
-            AzureCredential::DeveloperTools => LONGEST_TOOL,
+            AzureCredential::DeveloperTools {} => LONGEST_TOOL,
             _ => LONGEST_LOGIN,
         };
         let tokens = Arc::new(Tokens::new(longest));
@@ -152,7 +152,7 @@ impl Login {
                 authority_host.as_deref(),
                 Some(CredentialFile::new(secret_file.clone())),
             ),
-            AzureCredential::ManagedIdentity { .. } | AzureCredential::DeveloperTools => (None, None),
+            AzureCredential::ManagedIdentity { .. } | AzureCredential::DeveloperTools {} => (None, None),
         };
         let cloud = authority.map(authority_cloud).transpose()?.map(Arc::new);
         Ok(Login {
@@ -226,7 +226,7 @@ impl Login {
                 secret.unwrap_or_default().to_owned().into(),
                 Some(ClientSecretCredentialOptions { client_options }),
             )?,
-            AzureCredential::DeveloperTools => DeveloperToolsCredential::new(None)?,
+            AzureCredential::DeveloperTools {} => DeveloperToolsCredential::new(None)?,
         })
     }
 }
@@ -285,7 +285,7 @@ fn reader(config: &AzureCredential) -> String {
             let file = secret_file.display();
             format!("application {client_id} of tenant {tenant_id} with {file} at {authority}")
         }
-        AzureCredential::DeveloperTools => "whoever is logged in with az or azd".to_owned(),
+        AzureCredential::DeveloperTools {} => "whoever is logged in with az or azd".to_owned(),
     }
 }
 

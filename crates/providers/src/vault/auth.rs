@@ -267,7 +267,10 @@ impl Auth {
                 let first = self.candidate_not_before.is_none();
                 let later = Instant::now() + self.backoff.after_failure();
                 self.candidate_not_before = Some(later);
-                if first && !outlived {
+                if outlived {
+                    // Refused for its age: nothing is known of what a new one may do.
+                    self.login_not_before = None;
+                } else if first {
                     // A login whose token may not read is repeated, as the role may be set right, but not each time.
                     self.login_not_before = Some(later);
                 }

@@ -429,3 +429,71 @@ fn no_debug_output_shows_a_token() {
     let vault = token.vault(config("http://127.0.0.1:1"));
     assert!(!format!("{vault:?}").contains("MARKED"));
 }
+
+/// A certificate authority of our own, and the stub behind TLS with a certificate of it for `localhost`.
+async fn behind_tls(plain: &Stub) -> (String, tempfile::NamedTempFile) {
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
+    let ca_file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&ca_file, authority_pem).unwrap();
+
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let behind = plain.address.trim_start_matches("http://").to_owned();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, behind) = (acceptor.clone(), behind.clone());
+            tokio::spawn(async move {
+                if let Ok(mut outside) = acceptor.accept(stream).await {
+                    let mut inside = tokio::net::TcpStream::connect(behind).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+                }
+            });
+        }
+    });
+    (format!("https://localhost:{port}"), ca_file)
+}
+
+#[tokio::test]
+async fn a_private_ca_is_trusted_if_it_is_named_and_nothing_else_is_then() {
+    let stub = Stub::new(paused).await;
+    let (address, ca_file) = behind_tls(&stub).await;
+    let (_, another_ca) = behind_tls(&stub).await;
+    let token = Token::new("s.good");
+    let with_ca = |address: &str, file: &tempfile::NamedTempFile| {
+        token.vault(VaultConfig {
+            ca_file: Some(file.path().to_owned()),
+            ..config(address)
+        })
+    };
+    for _ in 0..2 {
+        with_ca(&address, &ca_file).read().await.unwrap();
+    }
+    let sent = stub.requests().len();
+    let wrong_name = address.replace("localhost", "127.0.0.1");
+    for mut vault in [with_ca(&address, &another_ca), with_ca(&wrong_name, &ca_file)] {
+        let error = vault.read().await.unwrap_err();
+        assert_eq!(error.reading().word(), "unavailable");
+        assert!(error.to_string().contains("certificate"), "{error}");
+    }
+    assert_eq!(
+        stub.requests().len(),
+        sent,
+        "no token went to whom it was not meant for"
+    );
+}
