@@ -1,15 +1,23 @@
 //! What a configuration says of a stream, and one place that builds it.
-use crate::connectors::{AnySink, AnySource, FileSink, FileSource, StdinSource, StdoutSink};
+use crate::connectors::{
+    Accept, AnySink, AnySource, BadTarget, FileSink, FileSource, HttpSink, HttpSource, HttpTarget,
+    StdinSource, StdoutSink, Webhook,
+};
 use crate::dead_letter::DeadLetters;
 use crate::event::Stage;
 use crate::hold::Limits;
 use crate::stages::{BadExpression, Count, Filter, Map};
 use crate::stream::Pipeline;
 use crate::supervisor::Stream;
-use serde::Deserialize;
+use secrecy::SecretString;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tidegate_gate::{Holds, Kind, NameTaken};
+use tidegate_http::{Address, BadAddress};
 use tidegate_state::{StateDir, StateError};
 
 /// `[[stream]]`.
@@ -39,6 +47,8 @@ pub enum SourceConfig {
     Stdin(StdinSourceConfig),
     /// Lines of a file.
     File(FileSourceConfig),
+    /// Bodies that are posted to a path.
+    Http(HttpSourceConfig),
 }
 
 /// `type = "stdin"`.
@@ -63,6 +73,37 @@ pub struct FileSourceConfig {
     #[serde(default = "max_line")]
     pub max_line: usize,
 }
+
+/// `type = "http"`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSourceConfig {
+    /// Where to listen: `127.0.0.1:8080`, or `unix:/path`.
+    pub listen: String,
+    /// The path that takes events.
+    #[serde(default = "root")]
+    pub path: String,
+    /// `stored` answers 200 once the sink has the event, `early` answers 202 at once and may lose what is held.
+    #[serde(default)]
+    pub accept: Accept,
+    /// The longest body in bytes; a longer one gets 413.
+    #[serde(default = "max_line")]
+    pub max_body: usize,
+    /// So many events may wait; one more gets 429.
+    #[serde(default = "max_waiting")]
+    pub max_waiting: usize,
+}
+
+fn root() -> String {
+    "/".into()
+}
+
+fn max_waiting() -> usize {
+    1024
+}
+
+/// So many bytes of posted events may wait, whatever their number.
+const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// `[[stream.stage]]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -107,6 +148,8 @@ pub enum SinkConfig {
     Stdout(StdoutSinkConfig),
     /// Lines at the end of a file.
     File(FileSinkConfig),
+    /// Requests to an endpoint.
+    Http(HttpSinkConfig),
 }
 
 /// `type = "stdout"`.
@@ -123,6 +166,51 @@ pub struct FileSinkConfig {
     /// Force each write to the disk before its events are acknowledged: then a power cut loses none either.
     #[serde(default)]
     pub fsync: bool,
+}
+
+/// `type = "http"`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSinkConfig {
+    /// Where to post.
+    pub url: String,
+    /// Events per request; above 1 they are posted as NDJSON.
+    #[serde(default = "one")]
+    pub batch: usize,
+    /// How long one attempt may take.
+    #[serde(default = "ten_seconds", deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// Further headers, such as `Authorization`; their values are never shown.
+    #[serde(default, deserialize_with = "secrets")]
+    pub headers: BTreeMap<String, SecretString>,
+    /// Certificate authorities to trust instead of the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_duration(&text).map_err(|_| {
+        D::Error::custom(format!(
+            "{text:?} is no duration: write \"10s\", \"250ms\" or \"1m 30s\""
+        ))
+    })
+}
+
+fn secrets<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, SecretString>, D::Error> {
+    let plain = BTreeMap::<String, String>::deserialize(from)?;
+    Ok(plain
+        .into_iter()
+        .map(|(name, value)| (name, SecretString::from(value)))
+        .collect())
 }
 
 fn max_line() -> usize {
@@ -144,6 +232,30 @@ pub enum BuildError {
         number: usize,
         /// What is wrong.
         source: BadExpression,
+    },
+    /// Its source listens nowhere.
+    #[error("stream \"{stream}\", source: {source}")]
+    Listen {
+        /// The stream.
+        stream: String,
+        /// What is wrong.
+        source: BadAddress,
+    },
+    /// Its source takes events at no path.
+    #[error("stream \"{stream}\", source: \"{path}\" is no path: it has to begin with a slash")]
+    Path {
+        /// The stream.
+        stream: String,
+        /// The path.
+        path: String,
+    },
+    /// Its sink has no place to post to.
+    #[error("stream \"{stream}\", sink: {source}")]
+    Target {
+        /// The stream.
+        stream: String,
+        /// What is wrong.
+        source: BadTarget,
     },
     /// Its state has no place.
     #[error("stream \"{stream}\": {source}")]
@@ -173,18 +285,35 @@ pub fn build(
                 source,
             })
     };
-    let source = match &config.source {
-        SourceConfig::Stdin(c) => AnySource::Stdin(StdinSource::new(c.max_line)),
-        SourceConfig::File(c) => {
-            let ledger = place("offsets", "ledger")?;
-            AnySource::File(Box::new(FileSource::new(&c.path, c.follow, c.max_line, ledger)))
-        }
+    let stream = || config.name.clone();
+    // Whatever can fail comes before the place on the board is taken.
+    let offsets = match config.source {
+        SourceConfig::File(_) => place("offsets", "ledger")?,
+        SourceConfig::Stdin(_) | SourceConfig::Http(_) => None,
+    };
+    let webhook = match &config.source {
+        SourceConfig::Http(c) => Some(webhook(&config.name, c)?),
+        SourceConfig::Stdin(_) | SourceConfig::File(_) => None,
     };
     let sink = match &config.sink {
         SinkConfig::Stdout(StdoutSinkConfig {}) => AnySink::Stdout(StdoutSink::new()),
         SinkConfig::File(c) => {
             let ledger = place("sinks", "ledger")?;
             AnySink::File(Box::new(FileSink::new(&c.path, c.fsync, ledger)))
+        }
+        SinkConfig::Http(c) => {
+            let target = HttpTarget {
+                url: c.url.clone(),
+                batch: c.batch,
+                timeout: c.timeout,
+                headers: c.headers.clone(),
+                ca_file: c.ca_file.clone(),
+            };
+            let sink = HttpSink::new(&config.name, &target).map_err(|source| BuildError::Target {
+                stream: stream(),
+                source,
+            })?;
+            AnySink::Http(Box::new(sink))
         }
     };
     let stages = stages(config)?;
@@ -193,6 +322,17 @@ pub fn build(
         None => place("dead_letters", "jsonl")?.map_or_else(DeadLetters::none, DeadLetters::at),
     };
     let member = holds.register(config.name.as_str(), Kind::Stream)?;
+    let source = match (&config.source, webhook) {
+        (SourceConfig::Stdin(c), _) => AnySource::Stdin(StdinSource::new(c.max_line)),
+        (SourceConfig::File(c), _) => {
+            AnySource::File(Box::new(FileSource::new(&c.path, c.follow, c.max_line, offsets)))
+        }
+        (SourceConfig::Http(_), webhook) => {
+            // Made above for exactly this arm.
+            let webhook = webhook.expect("a source of this type has a webhook");
+            AnySource::Http(Box::new(HttpSource::new(webhook, member.gate())))
+        }
+    };
     Ok(Stream::new(
         member,
         Pipeline {
@@ -203,6 +343,27 @@ pub fn build(
             limits: Limits::default(),
         },
     ))
+}
+
+fn webhook(stream: &str, config: &HttpSourceConfig) -> Result<Webhook, BuildError> {
+    let listen: Address = config.listen.parse().map_err(|source| BuildError::Listen {
+        stream: stream.into(),
+        source,
+    })?;
+    if !config.path.starts_with('/') {
+        return Err(BuildError::Path {
+            stream: stream.into(),
+            path: config.path.clone(),
+        });
+    }
+    Ok(Webhook {
+        listen,
+        path: config.path.clone(),
+        accept: config.accept,
+        max_body: config.max_body,
+        max_waiting: config.max_waiting,
+        max_waiting_bytes: MAX_WAITING_BYTES,
+    })
 }
 
 fn stages(config: &StreamConfig) -> Result<Vec<Box<dyn Stage>>, BuildError> {

@@ -56,6 +56,13 @@ impl Batch {
         self.push(event);
     }
 
+    /// Drops the events whose token is not `ours`.
+    pub(crate) fn retain(&mut self, ours: impl Fn(&Token) -> bool) {
+        self.events.retain(|event| ours(&event.token));
+        self.faults.retain(|(token, _)| ours(token));
+        self.bytes = self.events.iter().map(|event| event.payload.len()).sum();
+    }
+
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
@@ -135,12 +142,35 @@ pub trait Source: Send + 'static {
         demand: &Demand,
         into: &mut Batch,
     ) -> impl Future<Output = Result<Fetched, SourceError>> + Send;
+
+    /// The stream has ended and everything is settled: ends what peers still wait for. Bounds itself in time.
+    fn close(&mut self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 }
 
 /// A source's second handle: it works while a fetch is pending. Calls bound themselves in time.
 pub trait Settle: Clone + Send + Sync + 'static {
     /// The sink has these, in this order. Tokens of an epoch that is over are ignored.
     fn ack(&self, done: &[Token]) -> impl Future<Output = Result<(), SettleError>> + Send;
+
+    /// Whether events can cease to be this source's while they are held: a caller that goes away, a lease that runs
+    /// out. Then [`Settle::ours`] and [`Settle::claim`] are asked.
+    fn may_lose(&self) -> bool {
+        false
+    }
+
+    /// Whether a held event is still this source's to hand on; asked after [`Demand::lost`]. One that is not is
+    /// dropped: whoever has it now hands it on, and doing so too would make it two.
+    fn ours(&self, _event: &Token) -> bool {
+        true
+    }
+
+    /// Asked once per event, past the gate and right before its first stage: [`Settle::ours`], and from a yes on it
+    /// is settled by `ack` or `give_back`.
+    fn claim(&self, event: &Token) -> bool {
+        self.ours(event)
+    }
 
     /// Takes these back, to be handed out again: to the next process, or to another consumer.
     fn give_back(&self, held: &[Token]) -> impl Future<Output = Result<(), SettleError>> + Send;

@@ -1,5 +1,5 @@
 //! The bounded hold between a source and the gate, and the demand that keeps it bounded.
-use crate::event::Batch;
+use crate::event::{Batch, Token};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -38,8 +38,17 @@ pub(crate) struct Hold {
     inner: Mutex<Inner>,
     filled: Notify,
     room: Notify,
-    epoch: watch::Sender<u32>,
+    turns: watch::Sender<Turn>,
     caught_up: watch::Sender<u32>,
+}
+
+/// What the lane has to look at besides batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// Which opening of the source is current.
+    pub(crate) epoch: u32,
+    /// How often the source has lost events that are held.
+    pub(crate) losses: u32,
 }
 
 #[derive(Default)]
@@ -72,7 +81,7 @@ impl Hold {
             inner: Mutex::default(),
             filled: Notify::new(),
             room: Notify::new(),
-            epoch: watch::channel(0).0,
+            turns: watch::channel(Turn::default()).0,
             caught_up: watch::channel(0).0,
         }
     }
@@ -92,8 +101,8 @@ impl Hold {
         inner.bytes = 0;
         self.publish(&inner);
         drop(inner);
-        self.epoch.send_modify(|e| *e += 1);
-        *self.epoch.borrow()
+        self.turns.send_modify(|turn| turn.epoch += 1);
+        self.turn().epoch
     }
 
     /// Resolves when the lane has dropped what came before `epoch`, so that a source that goes back to its last
@@ -148,12 +157,26 @@ impl Hold {
 
     // ---- the lane's side
 
-    pub(crate) fn epoch(&self) -> u32 {
-        *self.epoch.borrow()
+    pub(crate) fn turn(&self) -> Turn {
+        *self.turns.borrow()
     }
 
-    pub(crate) fn epochs(&self) -> watch::Receiver<u32> {
-        self.epoch.subscribe()
+    pub(crate) fn turns(&self) -> watch::Receiver<Turn> {
+        self.turns.subscribe()
+    }
+
+    /// Drops what waits and is not the source's any more.
+    pub(crate) fn retain(&self, ours: impl Fn(&Token) -> bool) {
+        let mut inner = self.inner();
+        for (batch, _) in &mut inner.queue {
+            batch.retain(&ours);
+        }
+        inner.queue.retain(|(batch, _)| !batch.is_empty());
+        inner.events = inner.queue.iter().map(|(batch, _)| batch.events.len()).sum();
+        inner.bytes = inner.queue.iter().map(|(batch, _)| batch.bytes).sum();
+        self.publish(&inner);
+        drop(inner);
+        self.room.notify_one();
     }
 
     pub(crate) fn catch_up(&self, epoch: u32) {
@@ -246,13 +269,7 @@ impl Demand {
             if hold.quit.is_cancelled() {
                 return None;
             }
-            if hold.room().is_none() {
-                tokio::select! {
-                    () = hold.room.notified() => {}
-                    () = hold.quit.cancelled() => {}
-                }
-                continue;
-            }
+            self.room().await?;
             let unit = match gate.try_enter() {
                 Some(unit) => unit,
                 None => tokio::select! {
@@ -268,6 +285,32 @@ impl Demand {
                 });
             }
         }
+    }
+
+    /// Waits until the hold has room, whatever the gate says: how many events and bytes. For what comes without
+    /// having been asked for; nothing once the stream is stopping. Cancel-safe.
+    pub async fn room(&self) -> Option<(usize, usize)> {
+        let hold = &*self.0;
+        loop {
+            if hold.quit.is_cancelled() {
+                return None;
+            }
+            if let Some(room) = hold.room() {
+                return Some(room);
+            }
+            tokio::select! {
+                () = hold.room.notified() => {}
+                () = hold.quit.cancelled() => {}
+            }
+        }
+    }
+
+    /// Says that held events are not the source's any more: those that [`Settle::ours`](crate::Settle::ours)
+    /// denies are dropped from the hold.
+    pub fn lost(&self) {
+        self.0
+            .turns
+            .send_modify(|turn| turn.losses = turn.losses.wrapping_add(1));
     }
 
     /// How many events are wanted right now: none while the gate is closed. For a consumer that has to go on

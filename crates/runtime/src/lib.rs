@@ -39,12 +39,14 @@ mod stream;
 mod supervisor;
 
 pub use config::{
-    BuildError, CountStageConfig, FileSinkConfig, FileSourceConfig, JqStageConfig, SinkConfig, SourceConfig,
-    StageConfig, StdinSourceConfig, StdoutSinkConfig, StreamConfig, build,
+    BuildError, CountStageConfig, FileSinkConfig, FileSourceConfig, HttpSinkConfig, HttpSourceConfig,
+    JqStageConfig, SinkConfig, SourceConfig, StageConfig, StdinSourceConfig, StdoutSinkConfig, StreamConfig,
+    build,
 };
 pub use connectors::{
-    AnySettle, AnySink, AnySource, Feeder, FileSettle, FileSink, FileSource, MemorySettle, MemorySink,
-    MemorySource, StdinSettle, StdinSource, StdoutSink, memory,
+    Accept, AnySettle, AnySink, AnySource, BadTarget, Feeder, FileSettle, FileSink, FileSource, HttpSettle,
+    HttpSink, HttpSource, HttpTarget, MemorySettle, MemorySink, MemorySource, StdinSettle, StdinSource,
+    StdoutSink, Webhook, memory,
 };
 pub use dead_letter::DeadLetters;
 pub use event::{

@@ -8,7 +8,7 @@ use crate::dead_letter::{DeadLetterError, DeadLetters};
 use crate::event::{
     Batch, Event, Fetched, Poison, Settle, SettleError, Sink, SinkError, Source, SourceError, Stages, Token,
 };
-use crate::hold::{Demand, Hold, Limits};
+use crate::hold::{Demand, Hold, Limits, Turn};
 use crate::life::{Effect, Health, Input, Part, Vital, backoff, step};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_gate::{Member, Name, Run, Running};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// So many dead letters in a row, and the stream has failed: whatever is wrong, it is not the single event.
@@ -114,7 +115,7 @@ pub(crate) async fn drive_counted<S: Source, G: Stages, K: Sink>(
         vitals: &vitals,
         quit: quit.clone(),
         takes_back,
-        epoch: 0,
+        turn: Turn::default(),
         parked: Batch::default(),
         pending: Pending::default(),
         dead_row: 0,
@@ -163,6 +164,7 @@ pub(crate) async fn drive_counted<S: Source, G: Stages, K: Sink>(
             "read and not written, and {} cannot take it back", source.describe()
         );
     }
+    source.close().await;
     vitals.tell(Input::Ended);
     report.outcome = match vitals.failure() {
         Some(error) => Outcome::Failed(error),
@@ -336,7 +338,7 @@ struct Worker<'a, T, G, K> {
     vitals: &'a Vitals<'a>,
     quit: CancellationToken,
     takes_back: bool,
-    epoch: u32,
+    turn: Turn,
     parked: Batch,
     pending: Pending,
     dead_row: u32,
@@ -347,9 +349,9 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
         let hold = self.hold;
         let quit = self.quit.clone();
         let mut lane = self.member.gate().lane();
-        let mut epochs = hold.epochs();
+        let mut turns = hold.turns();
         loop {
-            self.drop_old_epoch();
+            self.drop_what_is_not_ours();
             let leaving = quit.is_cancelled();
             if leaving && self.takes_back {
                 return;
@@ -360,7 +362,7 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
                     Next::Yield => continue,
                     Next::Again(after, why) => match self.broke(after, why) {
                         Some(wait) => {
-                            self.rest(wait, &mut epochs).await;
+                            self.rest(wait, &mut turns).await;
                             continue;
                         }
                         None => return,
@@ -374,7 +376,7 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
                 tokio::select! {
                     biased;
                     () = quit.cancelled(), if self.takes_back => return,
-                    _ = epochs.changed() => continue,
+                    _ = turns.changed() => continue,
                     batch = hold.take() => match batch {
                         Some(batch) => self.parked = batch,
                         None => return,
@@ -383,7 +385,7 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
             }
             let run = tokio::select! {
                 biased;
-                _ = epochs.changed() => continue,
+                _ = turns.changed() => continue,
                 run = lane.enter() => run,
                 () = std::future::ready(()), if leaving => return,
                 () = quit.cancelled() => continue,
@@ -396,7 +398,7 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
                 Next::Go => self.vitals.works(Part::Sink),
                 Next::Yield => {}
                 Next::Again(after, why) => match self.broke(after, why) {
-                    Some(wait) => self.rest(wait, &mut epochs).await,
+                    Some(wait) => self.rest(wait, &mut turns).await,
                     None => return,
                 },
                 Next::Fail(why) => return self.vitals.fatal(why),
@@ -410,24 +412,31 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
     }
 
     /// Between attempts: nothing is in flight, and a stop or a source that starts over need not wait.
-    async fn rest(&mut self, wait: Duration, epochs: &mut tokio::sync::watch::Receiver<u32>) {
+    async fn rest(&mut self, wait: Duration, turns: &mut watch::Receiver<Turn>) {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = self.quit.cancelled(), if self.takes_back || self.member.gate().is_closed() => {}
-            _ = epochs.changed() => {}
+            _ = turns.changed() => {}
         }
     }
 
-    /// What was handed out before the source started over is the source's again.
-    fn drop_old_epoch(&mut self) {
-        let epoch = self.hold.epoch();
-        if epoch != self.epoch {
+    /// What was handed out before the source started over is the source's again, and what it has lost is nobody's.
+    fn drop_what_is_not_ours(&mut self) {
+        let turn = self.hold.turn();
+        if turn == self.turn {
+            return;
+        }
+        if turn.epoch != self.turn.epoch {
             self.pending.clear();
             self.parked.clear();
-            self.epoch = epoch;
-            self.held();
-            self.hold.catch_up(epoch);
+            self.hold.catch_up(turn.epoch);
         }
+        if self.settle.may_lose() {
+            self.parked.retain(|token| self.settle.ours(token));
+            self.hold.retain(|token| self.settle.ours(token));
+        }
+        self.turn = turn;
+        self.held();
     }
 
     /// Tells the hold that everything unfinished is held, as is true outside a run.
@@ -557,7 +566,8 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
         let Pending {
             out, done, poison, ..
         } = &mut self.pending;
-        if self.stages.pass_through() && self.parked.faults.is_empty() {
+        let may_lose = self.settle.may_lose();
+        if self.stages.pass_through() && self.parked.faults.is_empty() && !may_lose {
             if run.closing() {
                 return;
             }
@@ -574,6 +584,10 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
         while let Some(event) = self.parked.events.front() {
             if done.len() >= most || run.closing() {
                 return;
+            }
+            if may_lose && !self.settle.claim(&event.token) {
+                self.parked.events.pop_front();
+                continue;
             }
             let before = out.len();
             let fault = match self.parked.faults.front() {

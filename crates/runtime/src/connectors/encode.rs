@@ -38,7 +38,7 @@ impl Encoded {
             refused: None,
         };
         for event in events {
-            if let Err(why) = self.add(&event.payload) {
+            if let Err(why) = line(&event.payload, &mut self.bytes) {
                 loaded.refused = Some(why);
                 break;
             }
@@ -91,23 +91,22 @@ impl Encoded {
         self.bytes.drain(..self.sent);
         self.sent = 0;
     }
+}
 
-    fn add(&mut self, payload: &[u8]) -> Result<(), &'static str> {
-        if memchr(b'\n', payload).is_none() {
-            self.bytes.extend_from_slice(payload);
-        } else {
-            // A newline in JSON is white space: it can only stand between tokens.
-            if serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_err() {
-                return Err(
-                    "the event has several lines and is not JSON, so it does not fit a file of lines",
-                );
-            }
-            let spaced = payload.iter().map(|b| if *b == b'\n' { b' ' } else { *b });
-            self.bytes.extend(spaced);
+/// Adds `payload` as a line.
+pub(crate) fn line(payload: &[u8], to: &mut Vec<u8>) -> Result<(), &'static str> {
+    if memchr(b'\n', payload).is_none() {
+        to.extend_from_slice(payload);
+    } else {
+        // A newline in JSON is white space: it can only stand between tokens.
+        if serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_err() {
+            return Err("the event has several lines and is not JSON, so it does not fit a file of lines");
         }
-        self.bytes.push(b'\n');
-        Ok(())
+        let spaced = payload.iter().map(|b| if *b == b'\n' { b' ' } else { *b });
+        to.extend(spaced);
     }
+    to.push(b'\n');
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@ mod encode;
 mod file_place;
 mod file_sink;
 mod file_source;
+mod http_sink;
+mod http_source;
 mod lines;
 mod memory;
 mod stdin;
@@ -10,6 +12,8 @@ mod stdout;
 
 pub use file_sink::FileSink;
 pub use file_source::{FileSettle, FileSource};
+pub use http_sink::{BadTarget, HttpSink, HttpTarget};
+pub use http_source::{Accept, HttpSettle, HttpSource, Webhook};
 pub use memory::{Feeder, MemorySettle, MemorySink, MemorySource, memory};
 pub use stdin::{StdinSettle, StdinSource};
 pub use stdout::StdoutSink;
@@ -25,6 +29,7 @@ use tidegate_gate::Name;
 pub enum AnySource {
     Stdin(StdinSource),
     File(Box<FileSource>),
+    Http(Box<HttpSource>),
     Memory(MemorySource),
 }
 
@@ -34,6 +39,7 @@ pub enum AnySource {
 pub enum AnySettle {
     Stdin(StdinSettle),
     File(FileSettle),
+    Http(HttpSettle),
     Memory(MemorySettle),
 }
 
@@ -43,6 +49,7 @@ pub enum AnySettle {
 pub enum AnySink {
     Stdout(StdoutSink),
     File(Box<FileSink>),
+    Http(Box<HttpSink>),
     Memory(MemorySink),
 }
 
@@ -54,6 +61,7 @@ macro_rules! each {
         match $self {
             AnySource::Stdin($one) => $do,
             AnySource::File($one) => $do,
+            AnySource::Http($one) => $do,
             AnySource::Memory($one) => $do,
         }
     };
@@ -61,6 +69,7 @@ macro_rules! each {
         match $self {
             AnySettle::Stdin($one) => $do,
             AnySettle::File($one) => $do,
+            AnySettle::Http($one) => $do,
             AnySettle::Memory($one) => $do,
         }
     };
@@ -68,6 +77,7 @@ macro_rules! each {
         match $self {
             AnySink::Stdout($one) => $do,
             AnySink::File($one) => $do,
+            AnySink::Http($one) => $do,
             AnySink::Memory($one) => $do,
         }
     };
@@ -84,6 +94,7 @@ impl Source for AnySource {
         match self {
             AnySource::Stdin(s) => AnySettle::Stdin(s.settle()),
             AnySource::File(s) => AnySettle::File(s.settle()),
+            AnySource::Http(s) => AnySettle::Http(s.settle()),
             AnySource::Memory(s) => AnySettle::Memory(s.settle()),
         }
     }
@@ -103,9 +114,25 @@ impl Source for AnySource {
     async fn fetch(&mut self, demand: &Demand, into: &mut Batch) -> Result<Fetched, SourceError> {
         each!(AnySource, self, s => s.fetch(demand, into).await)
     }
+
+    async fn close(&mut self) {
+        each!(AnySource, self, s => s.close().await)
+    }
 }
 
 impl Settle for AnySettle {
+    fn may_lose(&self) -> bool {
+        each!(AnySettle, self, s => s.may_lose())
+    }
+
+    fn ours(&self, event: &Token) -> bool {
+        each!(AnySettle, self, s => s.ours(event))
+    }
+
+    fn claim(&self, event: &Token) -> bool {
+        each!(AnySettle, self, s => s.claim(event))
+    }
+
     async fn ack(&self, done: &[Token]) -> Result<(), SettleError> {
         each!(AnySettle, self, s => s.ack(done).await)
     }

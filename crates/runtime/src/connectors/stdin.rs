@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 #[derive(Debug)]
 pub struct StdinSource {
     lines: Lines,
+    /// Its offsets are those of this process: the next one's input is another.
+    run: u64,
     epoch: u32,
     from: Option<From>,
     ended: bool,
@@ -44,6 +46,7 @@ impl StdinSource {
     pub fn new(max_line: usize) -> StdinSource {
         StdinSource {
             lines: Lines::new(0, max_line),
+            run: fastrand::u64(..),
             epoch: 0,
             from: None,
             ended: false,
@@ -128,11 +131,11 @@ impl Source for StdinSource {
     }
 
     async fn fetch(&mut self, demand: &Demand, into: &mut Batch) -> Result<Fetched, SourceError> {
-        let epoch = self.epoch;
+        let (epoch, run) = (self.epoch, self.run);
         let token = |offset: u64| Token {
             epoch,
             partition: 0,
-            position: offset.into(),
+            position: (u128::from(run) << 64) | u128::from(offset),
             part: 0,
         };
         let fatal = |e: io::Error| SourceError::Fatal(e.to_string().into());

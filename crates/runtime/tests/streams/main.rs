@@ -3,6 +3,8 @@
 mod exactly_once;
 mod failing;
 mod files;
+mod http_sink;
+mod http_source;
 mod pausing;
 mod rig;
 mod stages;
