@@ -98,6 +98,11 @@ pub struct Cause {
     pub read_at: Option<Instant>,
     /// The version was first seen while polling, so that its age at the store says how late we are.
     pub first_seen: bool,
+    /// Why a hold is released, as its journal record tells; a hold that is placed has its own. Treated as
+    /// [`Wish::reason`] is.
+    pub reason: Option<Name>,
+    /// Who claims to release it.
+    pub by: Option<Name>,
 }
 
 /// Which streams and gates are meant.
@@ -703,11 +708,14 @@ impl Board {
             record.controller = Some(who.clone());
             record.actor = cause.actor.clone();
             record.version = cause.version.as_ref().map(|v| v.id.clone());
-            record.reason = hold.reason;
+            let why = cause.reason.clone().and_then(plain);
+            let by = cause.by.clone().and_then(plain);
+            record.by = by.clone();
+            record.reason = why.clone().or(hold.reason);
             applied.changed.push(entry.name.clone());
             if entry.holds.is_empty() {
                 applied.turned.push(entry.name.clone());
-                entry.turn = Some(Turn::of(who, cause, now, None, None));
+                entry.turn = Some(Turn::of(who, cause, now, by, why));
                 entry.keeper.open();
             }
             self.journal.push(record, now.wall);

@@ -92,6 +92,7 @@ fn read(id: &str, at: Instant) -> Cause {
         version: Some(version(id, None)),
         read_at: Some(at),
         first_seen: true,
+        ..nobody()
     }
 }
 fn asked_by(id: &str, at: Instant) -> Wish {
@@ -909,5 +910,25 @@ proptest! {
             }
             prop_assert_eq!(at, state(&holds, name));
         }
+    }
+}
+
+#[test]
+fn a_release_tells_why_and_who_claims_to_have_asked() {
+    let (_, holds, _) = board(&["orders"]);
+    let start = *holds.journal_end().borrow();
+    holds.place(&Controller::Api, Scope::All, wish()).unwrap();
+    let cause = Cause {
+        actor: Some("oncall".into()),
+        reason: Some("the \u{1b}[31mdisk is back".into()),
+        by: Some("ana".into()),
+        ..nobody()
+    };
+    holds.release(&Controller::Api, Scope::All, &cause).unwrap();
+    let told = holds.journal_after(start);
+    for act in [Act::Released, Act::Transition] {
+        let last = told.iter().rev().find(|r| r.act == act).unwrap();
+        assert_eq!(last.reason.as_deref(), Some("the [31mdisk is back"), "{act:?}");
+        assert_eq!(last.by.as_deref(), Some("ana"), "{act:?}");
     }
 }

@@ -307,5 +307,6 @@ fn cause_of(version: &Version, read_at: Option<Instant>, first_seen: bool) -> Ca
         version: Some(version.clone()),
         read_at,
         first_seen,
+        ..Cause::default()
     }
 }
