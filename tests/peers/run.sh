@@ -15,7 +15,7 @@ work="$(mktemp -d)"
 store_pid=""
 trap 'stop_store; rm -rf "$work"' EXIT
 
-PEERS=(vault_hvac)
+PEERS=(vault_hvac key_vault_azure twins)
 
 # --- what peers need -------------------------------------------------------------------------------------------------
 
@@ -34,21 +34,25 @@ need_store() {
     (cd "$repository" && cargo build --quiet --package tidegate-devstore --example serve) || return 1
     local target="${CARGO_TARGET_DIR:-$repository/target}"
     mkfifo "$work/stdin"
-    "$target/debug/examples/serve" --port 0 <"$work/stdin" >"$work/store" 2>&1 &
+    "$target/debug/examples/serve" --port 0 --ca-file "$work/ca.pem" <"$work/stdin" >"$work/store" 2>&1 &
     store_pid=$!
     exec 9>"$work/stdin"
     local waited=0
     until grep -q '^ready$' "$work/store"; do
         if ! kill -0 "$store_pid" 2>/dev/null || [ "$waited" -ge 300 ]; then
             echo "the dev store does not start:" >&2
-            grep -v TOKEN "$work/store" >&2
+            grep -v = "$work/store" >&2
             return 1
         fi
         waited=$((waited + 1))
         sleep 0.1
     done
-    # shellcheck disable=SC1090
-    source <(grep '=' "$work/store")
+    # Every line of it becomes TIDEGATE_PEER_…, which is what the scripts read.
+    local line
+    while IFS= read -r line; do
+        export "TIDEGATE_PEER_$line"
+    done < <(grep '=' "$work/store")
+    export TIDEGATE_PEER_CA_FILE="$work/ca.pem"
 }
 
 stop_store() {
@@ -62,10 +66,35 @@ stop_store() {
 
 # hvac, the Python client of Vault.
 vault_hvac() {
-    need_python_clients && need_store &&
-        TIDEGATE_PEER_VAULT_ADDR="$VAULT_ADDR" TIDEGATE_PEER_VAULT_TOKEN="$VAULT_TOKEN" \
-            TIDEGATE_PEER_VAULT_UNSEAL_KEY="$VAULT_UNSEAL_KEY" TIDEGATE_PEER_KUBERNETES_JWT="$KUBERNETES_JWT" \
-            "$venv/bin/python" "$here/vault_hvac.py"
+    need_python_clients && need_store && "$venv/bin/python" "$here/vault_hvac.py"
+}
+
+# Microsoft's own clients of Key Vault and of its identities.
+key_vault_azure() {
+    need_python_clients && need_store && "$venv/bin/python" "$here/key_vault_azure.py"
+}
+
+# The judges themselves: with a store that answers wrongly each of them must fail, else they judge nothing.
+twins() {
+    need_python_clients && need_store || return 1
+    local faults="$TIDEGATE_PEER_VAULT_ADDR/devstore/faults" token="X-Vault-Token: $TIDEGATE_PEER_VAULT_TOKEN"
+    local judge rule verdict=0
+    while read -r judge rule; do
+        curl --fail --silent --show-error --header "$token" --data "$rule" "$faults" >/dev/null || return 1
+        if "$venv/bin/python" "$here/$judge.py" >"$work/twin" 2>&1; then
+            echo "$judge accepts a store that does this: $rule" >&2
+            verdict=1
+        fi
+        curl --fail --silent --show-error --header "$token" --request DELETE "$faults" || return 1
+    done <<'RULES'
+vault_hvac {"fault":"status","status":404,"path":"/v1/secret/data/peer","method":"GET"}
+vault_hvac {"fault":"status","status":200,"path":"/v1/auth/token/renew-self","body":"{\"auth\":{\"lease_duration\":1}}","content_type":"application/json"}
+vault_hvac {"fault":"status","status":200,"path":"/v1/sys/health","body":"{}","content_type":"application/json"}
+key_vault_azure {"fault":"status","status":404,"path":"/secrets/","method":"GET"}
+key_vault_azure {"fault":"status","status":200,"path":"/11111111-2222-3333-4444-555555555555/oauth2","body":"{\"access_token\":\"wrong\",\"expires_in\":3599,\"token_type\":\"Bearer\"}","content_type":"application/json"}
+RULES
+    echo "the judges refuse 5 broken twins"
+    return "$verdict"
 }
 
 # --- all of them -----------------------------------------------------------------------------------------------------

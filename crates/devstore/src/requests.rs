@@ -13,13 +13,15 @@ const KEPT: usize = 10_000;
 const COUNTED_PATHS: usize = 10_000;
 const THE_REST: &str = "…";
 
-/// Which of the two stores was asked.
+/// Which listener was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The Vault listener.
     Vault,
-    /// The Key Vault listener, with its token endpoints.
+    /// The Key Vault listener, with the authority.
     KeyVault,
+    /// The listener of managed identities.
+    ManagedIdentity,
 }
 
 impl fmt::Display for Side {
@@ -27,6 +29,7 @@ impl fmt::Display for Side {
         f.write_str(match self {
             Side::Vault => "Vault",
             Side::KeyVault => "Key Vault",
+            Side::ManagedIdentity => "managed identity",
         })
     }
 }
@@ -46,7 +49,8 @@ pub struct Seen {
     pub path: String,
     /// The query as sent, empty when there was none.
     pub query: String,
-    /// The accessor of the token that was presented, when there is such a token: it names a token and opens nothing.
+    /// Whose token was presented, when there is such a token: in Vault its accessor, in Key Vault the client id. Both name
+    /// somebody and open nothing.
     pub accessor: Option<String>,
     /// `X-Vault-Namespace`.
     pub namespace: Option<String>,

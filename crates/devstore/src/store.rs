@@ -2,18 +2,17 @@
 use crate::administration::Administration;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
+use crate::endpoint::Endpoint;
 use crate::faults::Faults;
+use crate::key_vault::tls::{self, Tls};
+use crate::key_vault::{KeyVault, KeyVaultOptions, ManagedIdentity};
 use crate::requests::{Requests, Side};
-use crate::serve::{self, Desk, Handshake, Plain};
+use crate::serve::{Desk, Plain, Store};
 use crate::vault::Vault;
 use secrecy::SecretString;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use tokio::net::TcpSocket;
-use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// How to start a store.
 #[derive(Clone)]
@@ -27,16 +26,19 @@ pub struct Options {
     pub namespaces: bool,
     /// The store's time.
     pub clock: Clock,
+    /// The Key Vault side; `None`: there is none.
+    pub key_vault: Option<KeyVaultOptions>,
 }
 
 impl Default for Options {
-    /// Loopback, any free port, a token made up, no namespaces, the machine's clock.
+    /// Loopback, any free port, a token made up, no namespaces, the machine's clock, no Key Vault side.
     fn default() -> Options {
         Options {
             vault_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             root_token: None,
             namespaces: false,
             clock: Clock::system(),
+            key_vault: None,
         }
     }
 }
@@ -46,6 +48,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("vault_listen", &self.vault_listen)
             .field("namespaces", &self.namespaces)
+            .field("key_vault", &self.key_vault)
             .finish_non_exhaustive()
     }
 }
@@ -57,7 +60,7 @@ pub enum StartError {
     /// The address cannot be listened on: taken (then `source` is `AddrInUse`), not of this machine, or a privileged port.
     #[error("the dev store cannot listen on {address} for its {side} side: {source}")]
     Listen {
-        /// Which of the two stores.
+        /// Which listener.
         side: Side,
         /// The address that was asked for.
         address: SocketAddr,
@@ -70,6 +73,14 @@ pub enum StartError {
          choose another, or leave it out and one is made up"
     )]
     RootToken,
+    /// A host name of the Key Vault side cannot stand in a certificate.
+    #[error("the dev store cannot make a certificate for {names}: {source}")]
+    Certificate {
+        /// The host names.
+        names: String,
+        /// What is wrong with them.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// A running store. Clones are handles on the same one; it ends with [`stop`](DevStore::stop) or with the last handle.
@@ -80,10 +91,19 @@ struct Inner {
     root_token: SecretString,
     vault: Vault,
     vault_endpoint: Endpoint<Plain>,
+    key_vault: Option<Azure>,
     clock: Clock,
     cluster: Cluster,
     faults: Faults,
     requests: Requests,
+}
+
+/// The Key Vault side.
+struct Azure {
+    vault: KeyVault,
+    ca_pem: String,
+    endpoint: Endpoint<Tls>,
+    identity_endpoint: Endpoint<Plain>,
 }
 
 impl DevStore {
@@ -95,31 +115,46 @@ impl DevStore {
             Some(_) => return Err(StartError::RootToken),
             None => SecretString::from(format!("hvs.{}", crate::identifiers::letters(24))),
         };
+        let clock = options.clock;
+        let cluster = Cluster::new(clock.clone());
         let faults = Faults::default();
         let requests = Requests::new();
-        let cluster = Cluster::new(options.clock.clone());
-        let vault = Vault::new(
-            options.clock.clone(),
-            cluster.clone(),
-            &root_token,
-            options.namespaces,
-        );
-        let desk = Desk {
-            store: Arc::new(vault.clone()),
+        let desk = |store: Arc<dyn Store>, administration| Desk {
+            store,
             faults: faults.clone(),
             requests: requests.clone(),
-            clock: options.clock.clone(),
-            administration: Some(Administration {
-                faults: faults.clone(),
-                root_token: root_token.clone(),
-            }),
+            clock: clock.clone(),
+            administration,
         };
-        let vault_endpoint = Endpoint::open(options.vault_listen, Plain, desk).await?;
+        let vault = Vault::new(clock.clone(), cluster.clone(), &root_token, options.namespaces);
+        let administration = Administration {
+            faults: faults.clone(),
+            root_token: root_token.clone(),
+        };
+        let vault_desk = desk(Arc::new(vault.clone()), Some(administration));
+        let vault_endpoint = Endpoint::open(options.vault_listen, Plain, vault_desk).await?;
+        let key_vault = match options.key_vault {
+            None => None,
+            Some(options) => {
+                let vault = KeyVault::new(&options, clock.clone(), cluster.clone());
+                let (tls, ca_pem) = certificate(&options)?;
+                let managed = ManagedIdentity(vault.clone());
+                let managed = desk(Arc::new(managed), None);
+                Some(Azure {
+                    endpoint: Endpoint::open(options.listen, tls, desk(Arc::new(vault.clone()), None))
+                        .await?,
+                    identity_endpoint: Endpoint::open(options.identity_listen, Plain, managed).await?,
+                    vault,
+                    ca_pem,
+                })
+            }
+        };
         Ok(DevStore(Arc::new(Inner {
             root_token,
             vault,
             vault_endpoint,
-            clock: options.clock,
+            key_vault,
+            clock,
             cluster,
             faults,
             requests,
@@ -167,8 +202,7 @@ impl DevStore {
     }
 
     /// Cuts all connections of the Vault side and refuses new ones. The port stays bound, so that nobody is given it as a free
-    /// one; what is stored stays.
-    /// Nothing happens when it is offline already.
+    /// one; what is stored stays. Nothing happens when it is offline already.
     pub async fn vault_offline(&self) -> Result<(), StartError> {
         self.0.vault_endpoint.offline().await
     }
@@ -178,10 +212,64 @@ impl DevStore {
         self.0.vault_endpoint.online().await
     }
 
+    /// The Key Vault side in process, when there is one ([`Options::key_vault`]).
+    pub fn key_vault(&self) -> Option<&KeyVault> {
+        self.azure().map(|azure| &azure.vault)
+    }
+
+    /// Where the vault and the authority listen (HTTPS): both host names must be resolved to here.
+    pub fn key_vault_addr(&self) -> Option<SocketAddr> {
+        self.azure().map(|azure| azure.endpoint.address)
+    }
+
+    /// Where managed identities get their tokens (plain HTTP): `/metadata/identity/oauth2/token` as on a machine,
+    /// `/msi/token` as in an app service.
+    pub fn identity_addr(&self) -> Option<SocketAddr> {
+        self.azure().map(|azure| azure.identity_endpoint.address)
+    }
+
+    /// The certificate of the authority that signed the Key Vault side's, in PEM: clients must trust it.
+    pub fn key_vault_ca_pem(&self) -> Option<&str> {
+        self.azure().map(|azure| azure.ca_pem.as_str())
+    }
+
+    /// Cuts all connections of the vault and of the authority and refuses new ones; see
+    /// [`vault_offline`](DevStore::vault_offline). Nothing happens where there is no Key Vault side.
+    pub async fn key_vault_offline(&self) -> Result<(), StartError> {
+        match self.azure() {
+            Some(azure) => azure.endpoint.offline().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes connections again, on the same port.
+    pub async fn key_vault_online(&self) -> Result<(), StartError> {
+        match self.azure() {
+            Some(azure) => azure.endpoint.online().await,
+            None => Ok(()),
+        }
+    }
+
     /// Cuts all connections, frees the ports and returns when every task has ended. Calling it again does no harm.
     pub async fn stop(&self) {
         self.0.vault_endpoint.close().await;
+        if let Some(azure) = self.azure() {
+            azure.endpoint.close().await;
+            azure.identity_endpoint.close().await;
+        }
     }
+
+    fn azure(&self) -> Option<&Azure> {
+        self.0.key_vault.as_ref()
+    }
+}
+
+fn certificate(options: &KeyVaultOptions) -> Result<(Tls, String), StartError> {
+    let names = vec![options.vault_host.clone(), options.authority_host.clone()];
+    tls::make(names.clone()).map_err(|source| StartError::Certificate {
+        names: names.join(" and "),
+        source,
+    })
 }
 
 fn usable(token: &SecretString) -> bool {
@@ -194,98 +282,7 @@ impl fmt::Debug for DevStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DevStore")
             .field("vault", &self.vault_addr())
+            .field("key_vault", &self.key_vault_addr())
             .finish_non_exhaustive()
-    }
-}
-
-/// One address and what is behind it.
-struct Endpoint<H> {
-    side: Side,
-    address: SocketAddr,
-    handshake: Arc<H>,
-    desk: Arc<Desk>,
-    phase: Mutex<Phase>,
-    /// Ends everything when the last handle is dropped.
-    end: CancellationToken,
-}
-
-enum Phase {
-    Online {
-        stop: CancellationToken,
-        tasks: TaskTracker,
-    },
-    /// The socket holds the port.
-    Offline(TcpSocket),
-    Closed,
-}
-
-impl<H: Handshake> Endpoint<H> {
-    async fn open(address: SocketAddr, handshake: H, desk: Desk) -> Result<Endpoint<H>, StartError> {
-        let side = desk.store.side();
-        let socket = serve::reserve(side, address)?;
-        let address = socket.local_addr().map_err(|source| StartError::Listen {
-            side,
-            address,
-            source,
-        })?;
-        let endpoint = Endpoint {
-            side,
-            address,
-            handshake: Arc::new(handshake),
-            desk: Arc::new(desk),
-            phase: Mutex::new(Phase::Offline(socket)),
-            end: CancellationToken::new(),
-        };
-        endpoint.online().await?;
-        Ok(endpoint)
-    }
-
-    async fn online(&self) -> Result<(), StartError> {
-        let mut phase = self.phase.lock().await;
-        match std::mem::replace(&mut *phase, Phase::Closed) {
-            Phase::Offline(socket) => {
-                let listener = serve::listen(self.side, self.address, socket)?;
-                let (stop, tasks) = (self.end.child_token(), TaskTracker::new());
-                tasks.spawn(serve::serve(
-                    listener,
-                    self.handshake.clone(),
-                    self.desk.clone(),
-                    tasks.clone(),
-                    stop.clone(),
-                ));
-                *phase = Phase::Online { stop, tasks };
-            }
-            as_it_was => *phase = as_it_was,
-        }
-        Ok(())
-    }
-
-    async fn offline(&self) -> Result<(), StartError> {
-        let mut phase = self.phase.lock().await;
-        if !matches!(*phase, Phase::Online { .. }) {
-            return Ok(());
-        }
-        end(&mut phase).await;
-        *phase = Phase::Offline(serve::reserve(self.side, self.address)?);
-        Ok(())
-    }
-
-    async fn close(&self) {
-        end(&mut *self.phase.lock().await).await;
-    }
-}
-
-/// Leaves the phase closed, all tasks ended.
-async fn end(phase: &mut Phase) {
-    if let Phase::Online { stop, tasks } = std::mem::replace(phase, Phase::Closed) {
-        stop.cancel();
-        tasks.close();
-        tasks.wait().await;
-    }
-}
-
-impl<H> Drop for Endpoint<H> {
-    fn drop(&mut self) {
-        self.end.cancel();
     }
 }

@@ -3,13 +3,17 @@
 
 mod any_input;
 mod approle;
+mod azure;
 mod cli;
 mod client;
+mod entra;
 mod faults;
 mod jwt;
+mod key_vault;
 mod kubernetes;
 mod kv1;
 mod kv2;
+mod managed_identity;
 mod namespaces;
 mod policies;
 mod secrecy;

@@ -1,10 +1,12 @@
 //! Nothing that is secret is printed, at any level.
 use crate::client::{send, start_with};
-use secrecy::SecretString;
+use reqwest::{Certificate, Client};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
-use tidegate_devstore::{Fault, Options, Rule};
+use std::time::Duration;
+use tidegate_devstore::{Fault, Identity, KeyVaultOptions, Options, Proof, Rule};
 use tracing_subscriber::layer::SubscriberExt;
 
 #[derive(Clone, Default)]
@@ -31,6 +33,7 @@ async fn no_value_and_no_token_is_in_any_log_or_debug_output() {
 
     let vault = start_with(Options {
         root_token: Some(SecretString::from("MARKED-root")),
+        key_vault: Some(KeyVaultOptions::default()),
         ..Options::default()
     })
     .await;
@@ -64,21 +67,45 @@ async fn no_value_and_no_token_is_in_any_log_or_debug_output() {
     vault.store.faults().add(Rule::new(Fault::status(500)));
     vault.get("secret/data/a").await.is(500);
 
-    let debug = format!(
-        "{:?} {:?} {:?} {:?} {:?} {:?}",
-        vault.store,
-        vault.store.vault(),
-        vault.store.requests().seen(),
-        vault.store.faults(),
-        vault.store.root_token(),
-        Options {
-            root_token: Some(SecretString::from("MARKED")),
-            ..Options::default()
-        },
-    );
+    let azure = vault.store.key_vault().unwrap();
+    azure.put("a", "MARKED-value").unwrap();
+    let identity = Identity::new("app", Proof::Secret(SecretString::from("MARKED-secret")));
+    azure.register(identity.clone());
+    let token = azure.issue_token("app", Duration::from_secs(60));
+    let address = vault.store.key_vault_addr().unwrap();
+    let authority = Certificate::from_pem(vault.store.key_vault_ca_pem().unwrap().as_bytes()).unwrap();
+    let https = Client::builder()
+        .resolve("myvault.vault.azure.net", address)
+        .tls_certs_only([authority])
+        .build()
+        .unwrap();
+    for bearer in [token.expose_secret(), "MARKED-bearer"] {
+        let url = "https://myvault.vault.azure.net/secrets/a?api-version=7.4";
+        https.get(url).bearer_auth(bearer).send().await.unwrap();
+    }
+
+    let debug = format!("{azure:?} {identity:?} {token:?} {:?} ", vault.store.cluster())
+        + &format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?}",
+            vault.store,
+            vault.store.vault(),
+            vault.store.requests().seen(),
+            vault.store.faults(),
+            vault.store.root_token(),
+            Options {
+                root_token: Some(SecretString::from("MARKED")),
+                ..Options::default()
+            },
+        );
     let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("/v1/secret/data/a"), "the log was captured: {log}");
     for text in [&log, &debug, &answers] {
-        assert!(!text.contains("MARKED"), "{text}");
+        assert!(
+            !text.contains("MARKED") && !text.contains(token.expose_secret()),
+            "{text}"
+        );
     }
+    // The twin: had it been logged, it would have been found.
+    tracing::debug!("MARKED");
+    assert!(String::from_utf8_lossy(&captured.0.lock().unwrap()).contains("MARKED"));
 }
