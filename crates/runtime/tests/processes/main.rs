@@ -254,7 +254,7 @@ fn kill_9_loses_nothing_and_repeats_at_most_the_batch_in_flight() {
         // Kill it while it copies: once it has begun, after a different amount of work each time.
         append(&from, &lines(written..written + 30_000));
         written += 30_000;
-        let reach = before + 1 + kills * 20_000;
+        let reach = before + 1 + kills * 15_000;
         let began = Instant::now();
         while fs::metadata(&to).map_or(0, |m| m.len()) < reach {
             assert!(began.elapsed() < LONG, "it does not copy");
