@@ -128,9 +128,9 @@ impl AzureKeyVault {
             }
             outcome => outcome,
         };
-        outcome
-            .map_err(|error| at.refusal(&error))
-            .and_then(|found| at.secret(found))
+        let found = outcome.map_err(|error| at.refusal(&error))?;
+        self.tokens.works();
+        at.secret(found)
     }
 }
 

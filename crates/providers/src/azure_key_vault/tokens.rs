@@ -22,6 +22,9 @@ const AHEAD: Duration = Duration::from_secs(300);
 /// A token that ends sooner is not handed out: the request that carries it takes time, too.
 const SPARE: Duration = Duration::from_secs(5);
 
+/// Where a new token is refused at once, it is not replaced sooner: a login for each read would change nothing.
+const NO_BETTER: Duration = Duration::from_secs(30);
+
 type Fetch = Pin<Box<dyn Future<Output = azure_core::Result<AccessToken>> + Send>>;
 
 /// Handed to the SDK as its credential.
@@ -50,6 +53,7 @@ struct Held {
     expires: Instant,
     refresh_at: Instant,
     since: Instant,
+    has_worked: bool,
 }
 
 impl fmt::Debug for Tokens {
@@ -85,18 +89,23 @@ impl Tokens {
         self.state().source.is_some()
     }
 
-    /// Drops a token that the vault refuses, unless it is so new that another would be no better. Its source is to be
-    /// made anew, since it keeps the same one.
+    /// A read with the token that is held has succeeded.
+    pub(super) fn works(&self) {
+        if let Some(held) = &mut self.state().held {
+            held.has_worked = true;
+        }
+    }
+
+    /// Drops a token that the vault refuses, unless it is so new that another would be no better; true if it did. Its
+    /// source is then to be made anew, since it keeps the same one.
     pub(super) fn drop_refused(&self) -> bool {
         let mut state = self.state();
-        let old = state
-            .held
-            .as_ref()
-            .is_some_and(|held| held.since.elapsed() > Duration::from_secs(30));
-        if old {
+        let outlived = |held: &Held| held.has_worked || held.since.elapsed() > NO_BETTER;
+        let drop = state.held.as_ref().is_some_and(outlived);
+        if drop {
             state.held = None;
         }
-        old
+        drop
     }
 
     /// Waits until a token is to be replaced, or for a login that goes on; sees it through, and resolves.
@@ -182,6 +191,7 @@ impl Tokens {
             expires: now + left,
             refresh_at: now + (left - ahead),
             since: now,
+            has_worked: false,
             token,
         });
         state.not_before = None;
