@@ -1,0 +1,248 @@
+//! The way to the app.
+use super::config::{self, BadGate};
+use crate::connection::{RequestBody, RequestBodyError};
+use bytes::Bytes;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tidegate_gate::Unit;
+
+/// For a connection to the app, which is beside us.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Many app servers close what has been idle for five seconds, and a request that meets the close is lost.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// The app, and the connections to it.
+pub(super) struct Upstream {
+    authority: Authority,
+    http1: Client<HttpConnector, Outbound>,
+    http2: Client<HttpConnector, Outbound>,
+}
+
+impl Upstream {
+    pub(super) fn new(upstream: &str) -> Result<Upstream, BadGate> {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_keepalive(Some(Duration::from_secs(60)));
+        let builder = || {
+            let mut builder = Client::builder(TokioExecutor::new());
+            builder
+                .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE)
+                .set_host(false);
+            builder
+        };
+        Ok(Upstream {
+            authority: config::upstream(upstream)?,
+            http1: builder().build(connector.clone()),
+            http2: builder().http2_only(true).build(connector),
+        })
+    }
+
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    pub(super) fn host(&self) -> HeaderValue {
+        HeaderValue::from_str(self.authority.as_str()).expect("an authority is visible ASCII")
+    }
+
+    /// gRPC exists in HTTP/2 only. Everything else is understood by every app in HTTP/1.1.
+    pub(super) fn speaks_http2(&self, headers: &HeaderMap) -> bool {
+        headers
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+    }
+
+    pub(super) async fn send(&self, request: Request<Outbound>) -> Result<Response<Incoming>, Failure> {
+        let again = again(&request);
+        let client = match request.version() {
+            http::Version::HTTP_2 => &self.http2,
+            _ => &self.http1,
+        };
+        match client.request(request).await {
+            Ok(response) => Ok(response),
+            // An idle connection that the app closed at the moment we used it.
+            Err(error) if !error.is_connect() && closed_meanwhile(&error) => match again {
+                Some(request) => client.request(request).await.map_err(Failure::of),
+                None => Err(Failure::of(error)),
+            },
+            Err(error) => Err(Failure::of(error)),
+        }
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority)
+    }
+}
+
+/// The same request once more, if it changes nothing and has no body.
+fn again(request: &Request<Outbound>) -> Option<Request<Outbound>> {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if !safe || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut again = Request::new(Outbound::empty());
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = request.headers().clone();
+    Some(again)
+}
+
+fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(error), |e| (*e).source()).find_map(|e| e.downcast_ref())
+}
+
+fn closed_meanwhile(error: &hyper_util::client::legacy::Error) -> bool {
+    let reset = cause::<std::io::Error>(error).is_some_and(|e| {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+        matches!(e.kind(), ConnectionReset | BrokenPipe)
+    });
+    reset || cause::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message)
+}
+
+/// Why there is no answer from the app.
+#[derive(Debug)]
+pub(super) struct Failure {
+    kind: FailureKind,
+    error: hyper_util::client::legacy::Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FailureKind {
+    /// The client's body did not come, or came broken.
+    Body,
+    SlowBody,
+    NoConnection,
+    NoAnswer,
+}
+
+impl Failure {
+    fn of(error: hyper_util::client::legacy::Error) -> Failure {
+        let kind = match cause::<RequestBodyError>(&error) {
+            Some(RequestBodyError::Timeout(_)) => FailureKind::SlowBody,
+            Some(RequestBodyError::Broken(_)) => FailureKind::Body,
+            None if error.is_connect() => FailureKind::NoConnection,
+            None => FailureKind::NoAnswer,
+        };
+        Failure { kind, error }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        match self.kind {
+            FailureKind::Body => StatusCode::BAD_REQUEST,
+            FailureKind::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            FailureKind::NoConnection | FailureKind::NoAnswer => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    pub(super) fn sentence(&self) -> &'static str {
+        match self.kind {
+            FailureKind::Body => "the request's body is broken\n",
+            FailureKind::SlowBody => "the request's body did not come in time\n",
+            FailureKind::NoConnection => "the app behind this gate takes no connections\n",
+            FailureKind::NoAnswer => "the app behind this gate closed the connection without an answer\n",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let chain = std::iter::successors(Some(&self.error as &dyn Error), |e| (*e).source());
+        for (i, error) in chain.enumerate() {
+            write!(f, "{}{error}", if i == 0 { "" } else { ": " })?;
+        }
+        Ok(())
+    }
+}
+
+/// A request's body on its way to the app, with the piece that was taken of it before.
+pub(super) struct Outbound {
+    first: Option<Result<Frame<Bytes>, RequestBodyError>>,
+    body: Option<RequestBody>,
+    /// An upload may outlast its answer, and is work as long as it runs.
+    unit: Option<Unit>,
+}
+
+impl Outbound {
+    pub(super) fn new(body: RequestBody, first: Option<Result<Frame<Bytes>, RequestBodyError>>) -> Outbound {
+        Outbound {
+            first,
+            body: Some(body),
+            unit: None,
+        }
+    }
+
+    fn empty() -> Outbound {
+        Outbound {
+            first: None,
+            body: None,
+            unit: None,
+        }
+    }
+
+    pub(super) fn counted(mut self, unit: Unit) -> Outbound {
+        if !self.is_end_stream() {
+            self.unit = Some(unit);
+        }
+        self
+    }
+}
+
+impl Body for Outbound {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let this = self.get_mut();
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        let frame = match &mut this.body {
+            Some(body) => ready!(Pin::new(body).poll_frame(cx)),
+            None => None,
+        };
+        if !matches!(frame, Some(Ok(_))) {
+            this.unit = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.body.as_ref().is_none_or(RequestBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self
+            .body
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), RequestBody::size_hint);
+        let first = match &self.first {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, |d| d.len() as u64),
+            _ => return rest,
+        };
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + first);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + first);
+        }
+        hint
+    }
+}

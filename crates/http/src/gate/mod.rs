@@ -1,0 +1,234 @@
+//! The HTTP gate: a reverse proxy before an app in any language, which counts what it forwards and, while its gate is
+//! held, serves on, lets requests wait, or refuses them.
+mod admission;
+mod config;
+mod forward;
+mod headers;
+mod tunnel;
+
+pub use config::{BadGate, GateConfig, OnHold, OnHoldUpgraded};
+
+use crate::connection::RequestBody;
+use crate::counted::{CountedBody, Ticket, name_of};
+use crate::listener::Listener;
+use admission::{Admission, Refused};
+use bytes::Bytes;
+use forward::{Outbound, Upstream};
+use http::header::{HeaderValue, RETRY_AFTER};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Incoming;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tidegate_gate::{Life, Member, Unit};
+use tokio_util::sync::CancellationToken;
+
+/// What the gate answers with: the app's body, or a sentence of its own.
+pub type GateBody = Either<CountedBody<Incoming>, CountedBody<Full<Bytes>>>;
+
+type Answer = Response<GateBody>;
+
+/// The proxy. Clones are the same gate.
+#[derive(Clone)]
+pub struct HttpGate {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    member: Member,
+    admission: Admission,
+    upstream: Upstream,
+    tunnels: tunnel::Tunnels,
+    bypass: Box<[Box<str>]>,
+}
+
+impl HttpGate {
+    /// A gate for the place on the board that `member` is. Register it as `Kind::Gate { serves }` with
+    /// [`OnHold::serves`].
+    pub fn new(member: Member, config: &GateConfig) -> Result<HttpGate, BadGate> {
+        Ok(HttpGate {
+            inner: Arc::new(Inner {
+                admission: Admission::new(member.gate(), config),
+                upstream: Upstream::new(&config.upstream)?,
+                tunnels: tunnel::Tunnels::new(&member, config.on_hold_upgraded),
+                bypass: config.bypass.iter().map(|b| b.as_str().into()).collect(),
+                member,
+            }),
+        })
+    }
+
+    /// Serves until `stop`, then lets what is in flight finish, ends upgraded connections and resolves. It sets no
+    /// bound to that: whoever calls does, and dropping the future ends what is left.
+    pub async fn serve(&self, listener: Listener, stop: CancellationToken) {
+        // Whoever drops this future ends the tunnels too, which live in tasks of their own.
+        let _end = self.inner.tunnels.end_on_drop();
+        self.inner.member.set_life(Life::Up);
+        let draining = {
+            let (member, stop) = (self.inner.member.clone(), stop.clone());
+            async move {
+                stop.cancelled().await;
+                member.set_life(Life::Draining);
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = listener.serve(self.clone(), stop) => {}
+            () = draining => {}
+        }
+        self.inner.tunnels.end().await;
+        self.inner.member.set_life(Life::Stopped);
+    }
+
+    /// From now on every request but those on `bypass` paths gets 503, those that wait too; what is in flight
+    /// finishes. It cannot be taken back: the process is about to end, and balancers have had their time to notice.
+    pub fn close(&self) {
+        self.inner.admission.close();
+    }
+
+    async fn answer(&self, request: Request<RequestBody>) -> Answer {
+        let inner = &self.inner;
+        if let Err(refusal) = headers::check(&request) {
+            return refusal.into();
+        }
+        if inner.bypasses(&request) {
+            return self
+                .forward(request.map(|body| Outbound::new(body, None)), None)
+                .await;
+        }
+        let name = name_of(request.method(), request.uri().path());
+        let (request, unit) = match inner.admission.at_once() {
+            Ok(Some(unit)) => (request.map(|body| Outbound::new(body, None)), Ok(unit)),
+            Err(refused) => (request.map(|body| Outbound::new(body, None)), Err(refused)),
+            Ok(None) => inner.wait(request).await,
+        };
+        match unit {
+            Ok(unit) => {
+                let unit = unit.named(name, Instant::now());
+                // An upload may outlast its answer.
+                let request = request.map(|body| body.counted(unit.child()));
+                self.forward(request, Some(unit)).await
+            }
+            Err(refused) => unavailable(refused),
+        }
+    }
+
+    async fn forward(&self, request: Request<Outbound>, unit: Option<Unit>) -> Answer {
+        let inner = &self.inner;
+        let ticket = unit.map(|unit| Ticket::told(unit, inner.member.meter().clone()));
+        let (request, upgrade) = headers::outbound(request, &inner.upstream);
+        let name = upgrade
+            .is_some()
+            .then(|| name_of(request.method(), request.uri().path()));
+        let mut response = match inner.upstream.send(request).await {
+            Ok(response) => response,
+            Err(failure) => {
+                tracing::debug!(gate = %inner.member.name(), upstream = %inner.upstream, %failure, "a request could not be forwarded");
+                return text(failure.status(), failure.sentence(), ticket);
+            }
+        };
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        headers::inbound(&mut response, switches);
+        if !switches {
+            return response.map(|body| Either::Left(CountedBody::new(body, ticket)));
+        }
+        match (upgrade, name) {
+            (Some(client), Some(name)) => {
+                inner
+                    .tunnels
+                    .open(client, hyper::upgrade::on(&mut response), name);
+                let (parts, _) = response.into_parts();
+                Response::from_parts(parts, own(Bytes::new(), ticket))
+            }
+            _ => text(
+                StatusCode::BAD_GATEWAY,
+                "the app switched protocols without being asked to",
+                ticket,
+            ),
+        }
+    }
+}
+
+impl Inner {
+    fn bypasses<B>(&self, request: &Request<B>) -> bool {
+        // As it stands in the request: an app may take `/healthz/../orders` for another path than we would.
+        matches!(*request.method(), Method::GET | Method::HEAD)
+            && self.bypass.iter().any(|b| **b == *request.uri().path())
+    }
+
+    /// Waits before the closed gate, and meanwhile takes the first piece of the body: only when a small body has
+    /// been read does the connection tell us that its client has gone away.
+    async fn wait(&self, request: Request<RequestBody>) -> (Request<Outbound>, Result<Unit, Refused>) {
+        let (parts, mut body) = request.into_parts();
+        let mut first = None;
+        let mut ended = http_body::Body::is_end_stream(&body)
+            // Taking a piece tells the client to go on, and it had better wait for that with us.
+            || parts.headers.contains_key(http::header::EXPECT);
+        let unit = {
+            let mut admitted = std::pin::pin!(self.admission.wait());
+            loop {
+                tokio::select! {
+                    biased;
+                    unit = &mut admitted => break unit,
+                    frame = body.frame(), if !ended => {
+                        first = frame;
+                        ended = true;
+                    }
+                }
+            }
+        };
+        (Request::from_parts(parts, Outbound::new(body, first)), unit)
+    }
+}
+
+impl tower::Service<Request<RequestBody>> for HttpGate {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let gate = self.clone();
+        Box::pin(async move { Ok(gate.answer(request).await) })
+    }
+}
+
+impl fmt::Debug for HttpGate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpGate")
+            .field("name", self.inner.member.name())
+            .field("upstream", &self.inner.upstream.to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+fn unavailable(refused: Refused) -> Answer {
+    let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, refused.sentence(), None);
+    let headers = answer.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from(refused.retry_after()));
+    if refused == Refused::Closing {
+        headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+fn text(status: StatusCode, sentence: &'static str, ticket: Option<Ticket>) -> Answer {
+    let mut answer = Response::new(own(Bytes::from_static(sentence.as_bytes()), ticket));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    answer
+}
+
+fn own(bytes: Bytes, ticket: Option<Ticket>) -> GateBody {
+    Either::Right(CountedBody::new(Full::new(bytes), ticket))
+}

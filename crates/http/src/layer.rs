@@ -1,0 +1,199 @@
+//! The tower layer that counts the requests of a Rust service.
+use crate::counted::{CountedBody, Ticket, name_of};
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+use tidegate_gate::{Gate, Member, Meter, Running, Unit, Upgraded};
+
+/// Counts every request from its arrival **until the body of its answer has ended** or was dropped, for axum, hyper
+/// and tonic services alike. A panic, a cancellation, a disconnect and a timeout count down as an end does.
+///
+/// It counts and does not stop, as Hiatus does: give it a gate that serves on while it is held
+/// (`Kind::Gate { serves: true }`).
+///
+/// ```
+/// # use axum::{Router, routing::get};
+/// # use tidegate_gate::{Gate, GatedExt};
+/// # use tidegate_http::CountLayer;
+/// let (gate, _keeper) = Gate::new("app");
+/// let app: Router = Router::new()
+///     .route("/orders/{id}", get(|| async { "an order" }))
+///     .layer(CountLayer::new(gate));
+/// ```
+///
+/// Status and drain list a request by its method and route, `GET /orders/{id}`, where axum has matched one, else by
+/// its path without the query. Work that goes on after the answer, and connections that are upgraded, are counted
+/// by [`InFlight`].
+#[derive(Clone, Debug)]
+pub struct CountLayer {
+    at: InFlight,
+}
+
+impl CountLayer {
+    /// Counts at a gate of your own.
+    pub fn new(gate: Gate) -> CountLayer {
+        CountLayer {
+            at: InFlight { gate, meter: None },
+        }
+    }
+
+    /// Counts at a gate on the board: requests that are over count as its events too, and upgraded connections
+    /// apart from what is in flight.
+    pub fn of(member: &Member) -> CountLayer {
+        CountLayer {
+            at: InFlight {
+                gate: member.gate(),
+                meter: Some(member.meter().clone()),
+            },
+        }
+    }
+}
+
+impl<S> tower::Layer<S> for CountLayer {
+    type Service = Count<S>;
+    fn layer(&self, inner: S) -> Count<S> {
+        Count {
+            inner,
+            at: self.at.clone(),
+        }
+    }
+}
+
+/// The service that [`CountLayer`] makes.
+#[derive(Clone, Debug)]
+pub struct Count<S> {
+    inner: S,
+    at: InFlight,
+}
+
+impl<S, B, C> tower::Service<Request<B>> for Count<S>
+where
+    S: tower::Service<Request<B>, Response = Response<C>>,
+{
+    type Response = Response<CountedBody<C>>;
+    type Error = S::Error;
+    type Future = Counting<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let unit = self.at.gate.admit().named(name(&request), Instant::now());
+        let ticket = match &self.at.meter {
+            Some(meter) => Ticket::told(unit, meter.clone()),
+            None => Ticket::of(unit),
+        };
+        request.extensions_mut().insert(self.at.clone());
+        Counting {
+            answer: self.inner.call(request),
+            ticket: Some(ticket),
+        }
+    }
+}
+
+fn name<B>(request: &Request<B>) -> Cow<'static, str> {
+    #[cfg(feature = "axum")]
+    if let Some(route) = request.extensions().get::<axum::extract::MatchedPath>() {
+        return name_of(request.method(), route.as_str());
+    }
+    name_of(request.method(), request.uri().path())
+}
+
+pin_project! {
+    /// A counted request whose answer has not begun.
+    #[derive(Debug)]
+    pub struct Counting<F> {
+        #[pin]
+        answer: F,
+        ticket: Option<Ticket>,
+    }
+}
+
+impl<F, C, E> Future for Counting<F>
+where
+    F: Future<Output = Result<Response<C>, E>>,
+{
+    type Output = Result<Response<CountedBody<C>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.answer.poll(cx));
+        let ticket = this.ticket.take();
+        Poll::Ready(answer.map(|response| response.map(|body| CountedBody::new(body, ticket))))
+    }
+}
+
+/// The request that is being counted, for work that outlives its answer. [`CountLayer`] puts it into the request's
+/// extensions; with the feature `axum` it is an extractor too.
+///
+/// ```
+/// # use axum::{Router, routing::post};
+/// # use tidegate_http::InFlight;
+/// async fn order(counted: InFlight) -> &'static str {
+///     let unit = counted.child();
+///     tokio::spawn(async move {
+///         // … what goes on after the answer …
+///         drop(unit);
+///     });
+///     "accepted"
+/// }
+/// # let _: Router = Router::new().route("/orders", post(order));
+/// ```
+#[derive(Clone, Debug)]
+pub struct InFlight {
+    gate: Gate,
+    meter: Option<Arc<Meter>>,
+}
+
+impl InFlight {
+    /// A unit for work that this request starts. Take it while the request runs, so that the count is at no moment
+    /// without either.
+    pub fn child(&self) -> Unit {
+        self.gate.admit()
+    }
+
+    /// Counts a connection that this request upgrades, until the guard is dropped: take it in the handler and move
+    /// it to where the connection lives. Apart from what is in flight if the layer was made with
+    /// [`CountLayer::of`], else as a unit.
+    pub fn upgraded(&self, name: impl Into<Cow<'static, str>>) -> OpenConnection {
+        let (name, since) = (name.into(), Instant::now());
+        OpenConnection {
+            _guard: match &self.meter {
+                Some(meter) => Guard::Apart(meter.upgraded(Running { name, since })),
+                None => Guard::InFlight(self.gate.admit().named(name, since)),
+            },
+        }
+    }
+}
+
+/// Counts an upgraded connection until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it says that the connection is closed"]
+pub struct OpenConnection {
+    _guard: Guard,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "they count by being there")]
+enum Guard {
+    Apart(Upgraded),
+    InFlight(Unit),
+}
+
+#[cfg(feature = "axum")]
+impl<S: Sync> axum::extract::FromRequestParts<S> for InFlight {
+    type Rejection = (http::StatusCode, &'static str);
+
+    async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<Self, Self::Rejection> {
+        parts.extensions.get().cloned().ok_or((
+            http::StatusCode::INTERNAL_SERVER_ERROR,
+            "this route extracts InFlight and is not under a CountLayer",
+        ))
+    }
+}
