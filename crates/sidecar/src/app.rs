@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use tidegate_admin::{
     Admin, ControlOptions, Hooks, Metrics, ObserveOptions, Options, Right, TokenSpec, limits,
 };
-use tidegate_gate::{Clock, Flag, Holds, Moment, Name, Reading, State, Version};
-use tidegate_http::{Address, Listener, Tls};
+use tidegate_gate::{Clock, Flag, Holds, Kind, Moment, Name, Reading, State, Version};
+use tidegate_http::{Address, GateConfig, HttpGate, Limits, Listener, Tls};
 use tidegate_providers::{Nudger, Observer, Poller};
 use tidegate_runtime::{Outcome, Report, StateDir, Stream, Supervisor, herald};
 use tokio::task::JoinSet;
@@ -28,6 +28,7 @@ pub struct App {
     poller: Poller,
     nudger: Nudger,
     streams: Vec<Stream>,
+    gates: Vec<(HttpGate, Listener)>,
     memory: Option<Memory>,
     shutdown_grace: Duration,
 }
@@ -71,6 +72,18 @@ impl App {
             .iter()
             .map(|s| tidegate_runtime::build(&s.config, &holds, state.as_ref()))
             .collect::<Result<Vec<_>, _>>()?;
+
+        let mut gates = Vec::new();
+        for entry in &config.gates {
+            let told = || format!("gate \"{}\"", entry.name);
+            let gate = gate_config(entry);
+            let serves = gate.on_hold.serves();
+            let member = holds.register(entry.name.clone(), Kind::Gate { serves })?;
+            let listener = Listener::bind(&entry.listen, None, Limits::default())
+                .await
+                .with_context(told)?;
+            gates.push((HttpGate::new(member, &gate).with_context(told)?, listener));
+        }
 
         let memory = state
             .as_ref()
@@ -125,6 +138,7 @@ impl App {
             poller,
             nudger,
             streams,
+            gates,
             memory,
             shutdown_grace: config.shutdown_grace,
         })
@@ -177,13 +191,33 @@ impl App {
         for task in self.poller.tasks(&polling) {
             tasks.spawn(task);
         }
+        let serving = CancellationToken::new();
+        let mut gates = JoinSet::new();
+        let handles: Vec<HttpGate> = self.gates.iter().map(|(gate, _)| gate.clone()).collect();
+        for (gate, listener) in self.gates {
+            let serving = serving.clone();
+            gates.spawn(async move { gate.serve(listener, serving).await });
+        }
         let supervisor = Supervisor::spawn(self.holds.clone(), self.streams);
 
         tokio::select! {
             () = stop.cancelled() => {}
             () = all_ended_well(&supervisor, &self.holds) => {}
         }
-        let (streams, ()) = tokio::join!(supervisor.stop(self.shutdown_grace), self.admin.close());
+        // Streams close at once. Gates serve on while balancers take notice, then finish what they have begun.
+        let closing = async {
+            self.admin.close().await;
+            handles.iter().for_each(HttpGate::close);
+            serving.cancel();
+            while gates.join_next().await.is_some() {}
+        };
+        let (streams, drained) = tokio::join!(
+            supervisor.stop(self.shutdown_grace),
+            tokio::time::timeout(self.shutdown_grace, closing),
+        );
+        if drained.is_err() {
+            tracing::error!("shutdown_grace is over: requests that the gates still forward are cut short");
+        }
         polling.cancel();
         surfaces.cancel();
         let ended = async { while tasks.join_next().await.is_some() {} };
@@ -229,6 +263,24 @@ fn control_tls(control: &config::Control) -> Result<Option<Tls>> {
         .map(load)
         .transpose()
         .context("[control] tls")
+}
+
+fn gate_config(entry: &config::GateEntry) -> GateConfig {
+    GateConfig {
+        on_hold: match entry.on_hold {
+            config::OnHold::Serve => tidegate_http::OnHold::Serve,
+            config::OnHold::Hold => tidegate_http::OnHold::Hold,
+            config::OnHold::Refuse => tidegate_http::OnHold::Refuse,
+        },
+        on_hold_upgraded: match entry.on_hold_upgraded {
+            config::OnHoldUpgraded::Keep => tidegate_http::OnHoldUpgraded::Keep,
+            config::OnHoldUpgraded::Close => tidegate_http::OnHoldUpgraded::Close,
+        },
+        max_waiting: entry.max_waiting,
+        max_wait: entry.max_wait,
+        bypass: entry.bypass.clone(),
+        ..GateConfig::new(&*entry.name, entry.listen.clone(), entry.upstream.as_str())
+    }
 }
 
 fn admin_options(config: &Config, tls: Option<Tls>) -> Options {
