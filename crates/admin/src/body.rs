@@ -109,6 +109,16 @@ impl PauseBody {
     }
 }
 
+/// The body of a resume; all of it may be left out.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResumeBody {
+    /// Why; at most 256 characters are kept.
+    pub(crate) reason: Option<String>,
+    /// Who asks, in their own words; at most 256 characters are kept.
+    pub(crate) by: Option<String>,
+}
+
 /// The body of an override; all of it is needed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,7 +1,7 @@
 //! Pause and resume as Flowtide has them, the same for one stream, and the override for the day the store is lost.
 use crate::Core;
 use crate::auth::{Caller, May, ToOverride, ToPause, ToResume};
-use crate::body::{OverrideBody, PauseBody, Whole};
+use crate::body::{OverrideBody, PauseBody, ResumeBody, Whole};
 use crate::error::{ApiError, ErrorBody, json};
 use crate::status::HoldStatus;
 use axum::extract::{FromRequestParts, RawPathParams, State};
@@ -119,32 +119,36 @@ pub(crate) async fn pause_one(
 }
 
 /// Releases the API's holds on all streams and gates.
-#[utoipa::path(post, path = "/resume", tag = "control", responses(
+#[utoipa::path(post, path = "/resume", tag = "control", request_body = Option<ResumeBody>, responses(
     (status = 200, description = "Nothing holds any more.", body = Said, example = json!({"message": "Stream resumed"})),
+    (status = 400, description = "The body is not JSON.", body = ErrorBody),
     (status = 409, description = "The API's holds are released; these remain.", body = Standing),
+    (status = 422, description = "A field is unknown or wrong.", body = ErrorBody),
 ))]
 pub(crate) async fn resume_all(
     State(core): State<Arc<Core>>,
     May { caller, .. }: May<ToResume>,
-    _: Whole,
+    body: Whole,
 ) -> Result<Response, ApiError> {
-    resume(&core, &caller, Scope::All)
+    resume(&core, &caller, Scope::All, &body)
 }
 
 /// Releases the API's hold on one stream or gate.
-#[utoipa::path(post, path = "/streams/{name}/resume", tag = "control",
+#[utoipa::path(post, path = "/streams/{name}/resume", tag = "control", request_body = Option<ResumeBody>,
     params(("name" = String, Path, description = "The stream's or gate's name.")), responses(
     (status = 200, description = "Nothing holds it any more.", body = Said),
+    (status = 400, description = "The body is not JSON.", body = ErrorBody),
     (status = 404, description = "No stream or gate has that name.", body = ErrorBody),
     (status = 409, description = "The API's hold is released; these remain.", body = Standing),
+    (status = 422, description = "A field is unknown or wrong.", body = ErrorBody),
 ))]
 pub(crate) async fn resume_one(
     State(core): State<Arc<Core>>,
     May { caller, .. }: May<ToResume>,
     StreamName(name): StreamName,
-    _: Whole,
+    body: Whole,
 ) -> Result<Response, ApiError> {
-    resume(&core, &caller, Scope::One(&name))
+    resume(&core, &caller, Scope::One(&name), &body)
 }
 
 /// Sets one switch's hold on one stream aside until that switch's secret has a new version.
@@ -245,8 +249,14 @@ fn pause(core: &Core, caller: &Caller, on: Scope<'_>, body: &Whole) -> Result<Re
     ))
 }
 
-fn resume(core: &Core, caller: &Caller, on: Scope<'_>) -> Result<Response, ApiError> {
-    let applied = core.holds.release(&Controller::Api, on, &cause(caller))?;
+fn resume(core: &Core, caller: &Caller, on: Scope<'_>, body: &Whole) -> Result<Response, ApiError> {
+    let asked = body.json::<ResumeBody>()?.unwrap_or_default();
+    let cause = Cause {
+        reason: asked.reason.map(Name::from),
+        by: asked.by.map(Name::from),
+        ..cause(caller)
+    };
+    let applied = core.holds.release(&Controller::Api, on, &cause)?;
     if applied.standing.is_empty() {
         let said = Said {
             message: "Stream resumed",

@@ -56,6 +56,8 @@ pub struct Change {
     pub alarms: Vec<String>,
     /// The age in seconds of each good reading that was renewed.
     pub ages: BTreeMap<String, f64>,
+    /// How long until the next poll of each switch that was polled since, in seconds.
+    pub next_polls: BTreeMap<String, f64>,
     /// What happened, in order.
     pub events: Vec<Event>,
 }

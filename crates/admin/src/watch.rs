@@ -29,8 +29,8 @@ const BEHIND: usize = 256;
 const GATHER: Duration = Duration::from_millis(20);
 /// Counters and ages.
 const TICK: Duration = Duration::from_secs(1);
-/// For proxies that close what is silent.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// For readers that have to know that what they see is not old, and for proxies that close what is silent.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Transitions in the first event.
 const RECENT: usize = 200;
 
@@ -99,7 +99,7 @@ impl Hub {
                 spoke = Instant::now();
                 let _ = self
                     .frames
-                    .send(Frame::Data(Bytes::from_static(b": still here\n\n")));
+                    .send(Frame::Data(Bytes::from_static(b"event: alive\ndata: {}\n\n")));
             }
             tokio::select! {
                 () = sleep(GATHER) => {}
@@ -201,17 +201,23 @@ impl Told {
             .filter(|s| !before.switch(&s.name).is_some_and(|b| same_switch(b, s)))
             .map(|s| SwitchStatus::of(s, now.mono))
             .collect();
-        let renewed =
-            |s: &&gate::SwitchStatus| before.switch(&s.name).is_some_and(|b| b.good_at != s.good_at);
-        let ages: BTreeMap<String, f64> = now
-            .switches
-            .iter()
-            .filter(renewed)
-            .filter_map(|s| Some((s.name.to_string(), since(s.good_at?, now.mono))))
-            .collect();
+        let polled = |s: &&gate::SwitchStatus| {
+            before
+                .switch(&s.name)
+                .is_some_and(|b| (b.good_at, b.next_poll) != (s.good_at, s.next_poll))
+        };
+        let per_switch = |of: &dyn Fn(&gate::SwitchStatus) -> Option<f64>| -> BTreeMap<String, f64> {
+            let polled = now.switches.iter().filter(polled);
+            polled
+                .filter_map(|s| Some((s.name.to_string(), of(s)?)))
+                .collect()
+        };
+        let ages = per_switch(&|s| Some(since(s.good_at?, now.mono)));
+        let next_polls = per_switch(&|s| Some(since(now.mono, s.next_poll?)));
         let turned = std::mem::replace(&mut self.closing, closing) != closing;
         let turned = turned || before.alarms != now.alarms;
-        if streams.is_empty() && switches.is_empty() && ages.is_empty() && records.is_empty() && !turned {
+        let silent = ages.is_empty() && next_polls.is_empty() && records.is_empty();
+        if streams.is_empty() && switches.is_empty() && silent && !turned {
             return None;
         }
         self.first = None;
@@ -224,6 +230,7 @@ impl Told {
             switches,
             alarms: now.alarms.iter().map(ToString::to_string).collect(),
             ages,
+            next_polls,
             events: records.iter().map(|r| Event::of(r)).collect(),
         })
     }
@@ -255,7 +262,7 @@ fn event(name: &str, data: &impl Serialize) -> Bytes {
 }
 
 /// Server-sent events: `state` (everything, with the last transitions) at once, then a `change` for every change;
-/// counters once a second. A reader that falls behind gets `dropped` with a reason, and the end of the answer.
+/// counters once a second, `alive` where there was nothing for five. A reader that falls behind gets `dropped` with a reason, and the end of the answer.
 #[utoipa::path(get, path = "/watch", tag = "control", responses(
     (status = 200, description = "`state`: Status. `change`: Change. `dropped`, `end`: `{\"reason\"}`.",
         content((Status = "text/event-stream"))),

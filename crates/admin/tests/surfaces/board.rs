@@ -130,6 +130,7 @@ impl Board {
             }),
             read_at: Some(now.mono),
             first_seen: true,
+            ..Cause::default()
         };
         if paused {
             let wish = Wish {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tidegate_admin::Right;
-use tidegate_gate::{Controller, Phase};
+use tidegate_gate::{Act, Controller, Phase};
 
 fn hold_of(status: &Value, stream: &str) -> Value {
     let stream = status["streams"]
@@ -133,6 +133,38 @@ async fn a_body_that_cannot_be_meant_is_refused_with_its_field() {
         assert!(sentence.contains(part), "{body}: {sentence}");
         assert!(!board.orders.gate().is_closed(), "{body}");
     }
+    board.control(post("/pause")).await;
+    for (body, status) in [
+        (r#"{"reason":1}"#, 422),
+        (r#"{"until":"2026-11-22T18:00:00Z"}"#, 422),
+        ("x", 400),
+    ] {
+        assert_eq!(
+            board.control(post("/resume").body(body)).await.refused().0,
+            status,
+            "{body}"
+        );
+        assert!(board.orders.gate().is_closed(), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_resume_may_say_why() {
+    let board = Board::new();
+    board
+        .control(post("/pause").json(&json!({"reason": "disk full"})))
+        .await;
+    let body = json!({"reason": "disk is back", "by": "ana"});
+    assert_eq!(
+        board.control(post("/resume").json(&body)).await.status,
+        StatusCode::OK
+    );
+    let records = board.holds.journal_after(0);
+    let last = records.iter().rev().find(|r| r.act == Act::Released).unwrap();
+    assert_eq!(
+        (last.reason.as_deref(), last.by.as_deref()),
+        (Some("disk is back"), Some("ana"))
+    );
 }
 
 #[tokio::test]

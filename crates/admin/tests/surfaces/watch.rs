@@ -61,7 +61,7 @@ impl Watch {
                 .unwrap()
                 .strip_suffix("\n\n")
                 .expect("a whole event");
-            if text.starts_with(':') {
+            if text.starts_with("event: alive\n") {
                 continue;
             }
             let (name, data) = text.split_once('\n').unwrap();
@@ -150,9 +150,9 @@ async fn counters_are_told_once_a_second_and_only_if_they_changed() {
     assert_eq!(change["events"], json!([]));
     // Nothing more: the next thing that is heard is that we are still here.
     let silence = tokio::time::Instant::now();
-    assert_eq!(watch.raw().await.unwrap(), ": still here\n\n");
+    assert_eq!(watch.raw().await.unwrap(), "event: alive\ndata: {}\n\n");
     assert!(
-        silence.elapsed() >= Duration::from_secs(14),
+        silence.elapsed() >= Duration::from_secs(4),
         "{:?}",
         silence.elapsed()
     );
@@ -160,10 +160,12 @@ async fn counters_are_told_once_a_second_and_only_if_they_changed() {
     live.board.pass(Duration::from_secs(10));
     live.board.holds.put_switch(SwitchStatus {
         good_at: Some(live.board.holds.now().mono - Duration::from_millis(1500)),
+        next_poll: Some(live.board.holds.now().mono + Duration::from_millis(500)),
         ..crate::board::switch()
     });
     let change = watch.change().await;
     assert_eq!(change["ages"], json!({"ops": 1.5}));
+    assert_eq!(change["next_polls"], json!({"ops": 0.5}));
     assert_eq!(
         (&change["streams"], &change["switches"]),
         (&json!([]), &json!([]))
