@@ -23,6 +23,9 @@ use tracing::{debug, info, warn};
 /// reads; short enough that an answer that never comes does not cost the reads after an outage.
 const LONGEST_WORK: Duration = Duration::from_secs(4);
 
+/// The longest delay between two tries of the same.
+const MOST_PATIENT: Duration = Duration::from_secs(30);
+
 /// How one gets a token.
 #[derive(Clone, Debug)]
 enum Login {
@@ -180,7 +183,7 @@ impl Auth {
             work: None,
             work_not_before: None,
             login_not_before: None,
-            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(30), rng.fork()),
+            backoff: Backoff::new(Duration::from_secs(1), MOST_PATIENT, rng.fork()),
             rng,
             numbers: 0,
             trouble: None,
@@ -443,7 +446,7 @@ impl Auth {
                         lease.life = Life::Endless;
                     }
                     (Some(lease), Err(error)) => {
-                        self.work_not_before = Some(later);
+                        self.work_not_before = Some(later.min(lease.soon(now)));
                         lease.doubt(&error, owns_login, now);
                         let until = match lease.life {
                             Life::Until { expires, .. } => format!("it ends in {}", left(expires, now)),
@@ -460,7 +463,9 @@ impl Auth {
     /// As [`Auth::work_done`], for a login that nobody waits for.
     fn work_done_beside(&mut self, done: Done) {
         if let Err(error) = self.work_done(done) {
-            self.work_not_before = Some(Instant::now() + self.backoff.after_failure());
+            let now = Instant::now();
+            let later = now + self.backoff.after_failure();
+            self.work_not_before = Some(self.tended().map_or(later, |lease| later.min(lease.soon(now))));
             self.tell_trouble(error, "the token in use stays in use");
         }
     }
@@ -476,6 +481,17 @@ impl Auth {
 impl Lease {
     fn is_over(&self) -> bool {
         matches!(self.life, Life::Until { expires, .. } if expires <= Instant::now())
+    }
+
+    /// When to try again at the latest, so that there are several tries before the token ends.
+    fn soon(&self, now: Instant) -> Instant {
+        match self.life {
+            Life::Until { expires, .. } => {
+                let left = expires.saturating_duration_since(now);
+                now + (left / 4).max(Duration::from_secs(1))
+            }
+            Life::Unknown | Life::Endless => now + MOST_PATIENT,
+        }
     }
 
     /// A renewal has failed: refused, or with little time left, it is for a login to bring the next token.

@@ -302,8 +302,8 @@ async fn while_a_token_is_valid_renewals_and_logins_that_fail_or_hang_cost_no_re
         for _ in 0..50 {
             life.pass(60).await;
             life.store.with(|state| state.ill = ill);
-            // Less than what a token lives on after its renewal came due.
-            life.pass(5).await;
+            // Less than what a token lives on after its successor came due.
+            life.pass(3).await;
             life.store.with(|state| state.ill = Ill::No);
         }
         let gap = life.polls.longest_gap(Some("running"));

@@ -54,17 +54,19 @@ impl Granted {
             Life::Until { granted, .. } => granted.max(self.ttl),
             Life::Unknown | Life::Endless => self.ttl,
         };
-        // Near its maximum a token is granted less and less: renewing that on and on would end in a storm.
-        let fades = self.ttl < granted / 2;
+        // Near its maximum a token is granted less and less. Renewing that on and on would end in a storm, and waiting
+        // on would leave a login less and less time: it is due at once.
+        let fades = self.ttl < granted.mul_f64(0.75);
+        let (next, after) = match (self.renewable, fades) {
+            (true, false) => (Next::Renew, self.ttl.mul_f64(share)),
+            (false, false) => (Next::Login, self.ttl.mul_f64(share)),
+            (_, true) => (Next::Login, Duration::ZERO),
+        };
         Life::Until {
             expires: now + self.ttl,
             granted,
-            next_at: now + self.ttl.mul_f64(share),
-            next: if self.renewable && !fades {
-                Next::Renew
-            } else {
-                Next::Login
-            },
+            next_at: now + after,
+            next,
         }
     }
 }

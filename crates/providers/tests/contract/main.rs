@@ -1,6 +1,7 @@
 //! What every provider promises, checked against the real thing: one line a provider, at the end of this file.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod azure_key_vault;
 mod bench;
 mod file;
 mod fixed;
@@ -8,6 +9,7 @@ mod policy;
 mod reading;
 mod twin;
 mod vault;
+mod vault_logins;
 
 /// All promises, for each provider.
 macro_rules! contract {
@@ -56,5 +58,6 @@ contract! {
     a_mounted_volume: file::Volume,
     vault_kv_2: vault::Kv2,
     vault_kv_1: vault::Kv1,
+    azure_key_vault_secret: azure_key_vault::KeyVault,
     fixed_in_memory: fixed::Memory,
 }

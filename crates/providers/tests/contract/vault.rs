@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Store {
     kv: u8,
-    store: DevStore,
+    pub(crate) store: DevStore,
     token: tempfile::NamedTempFile,
 }
 
@@ -38,6 +38,16 @@ impl Store {
     }
 
     fn vault(&self, path: &str) -> Vault {
+        self.vault_by(
+            path,
+            VaultAuth::Token {
+                env: None,
+                file: Some(self.token.path().to_owned()),
+            },
+        )
+    }
+
+    pub(crate) fn vault_by(&self, path: &str, auth: VaultAuth) -> Vault {
         Vault::new(VaultConfig {
             address: self.store.vault_url(),
             namespace: None,
@@ -46,10 +56,7 @@ impl Store {
             kv: self.kv,
             ca_file: None,
             allow_plaintext: false,
-            auth: VaultAuth::Token {
-                env: None,
-                file: Some(self.token.path().to_owned()),
-            },
+            auth,
         })
         .unwrap()
     }
@@ -158,7 +165,7 @@ impl Store {
 
 macro_rules! store {
     ($name:ident, $kv:literal) => {
-        pub(crate) struct $name(Store);
+        pub(crate) struct $name(pub(crate) Store);
         impl Bench for $name {
             async fn open() -> Self {
                 $name(Store::open($kv).await)
@@ -285,54 +292,4 @@ async fn a_secret_that_is_made_anew_counts_although_its_version_is_lower() {
         "1".into()
     );
     watch.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_approle_logs_in_and_outlives_a_store_that_forgets_all_tokens() {
-    let bench = Kv2::open().await;
-    set_paused(&bench, true).await;
-    let call = |method: &str, path: &str, body: Value| {
-        let (status, answer) = bench.0.store.vault().call(method, path, body);
-        assert!(status.is_success(), "{path}: {status} {answer}");
-        answer
-    };
-    call("POST", "sys/auth/approle", json!({"type": "approle"}));
-    call(
-        "POST",
-        "auth/approle/role/orders",
-        json!({"token_policies": ["orders"], "token_ttl": "1h"}),
-    );
-    let role_id = call("GET", "auth/approle/role/orders/role-id", json!({}));
-    let secret_id = call("POST", "auth/approle/role/orders/secret-id", json!({}));
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, secret_id["data"]["secret_id"].as_str().unwrap()).unwrap();
-    let vault = |role_id: &str| {
-        Vault::new(VaultConfig {
-            address: bench.0.store.vault_url(),
-            namespace: None,
-            mount: "secret".into(),
-            path: "streams/orders".into(),
-            kv: 2,
-            ca_file: None,
-            allow_plaintext: false,
-            auth: VaultAuth::Approle {
-                mount: None,
-                role_id: role_id.into(),
-                secret_id_file: file.path().to_owned(),
-            },
-        })
-        .unwrap()
-    };
-    let mut good = vault(role_id["data"]["role_id"].as_str().unwrap());
-    for _ in 0..5 {
-        good.read().await.unwrap();
-        good.read().await.unwrap();
-        bench.0.store.vault().forget_tokens();
-    }
-    good.read().await.unwrap();
-    let logins = bench.0.store.requests().count("/v1/auth/approle/login");
-    assert_eq!(logins, 6, "once at first, and once after each loss");
-    let error = vault("nobody").read().await.unwrap_err();
-    assert_eq!(error.reading().word(), "denied");
-    assert!(error.to_string().contains("logging in"), "{error}");
 }
