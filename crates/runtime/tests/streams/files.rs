@@ -445,6 +445,58 @@ async fn a_full_disk_is_an_error_in_the_status_and_the_button_works() {
     assert_eq!(report(task).await.outcome, Outcome::Stopped);
 }
 
+#[tokio::test]
+async fn a_place_that_cannot_be_saved_holds_its_events_and_the_button_works() {
+    let copy = Copy::new();
+    let member = copy.board.member();
+    append(&copy.path("in"), "a\n");
+    let source = FileSource::new(copy.path("in"), true, 1000, Some("/dev/full".into()));
+    let (stop, task) = run(&member, pipeline(source, (), copy.sink(false)));
+    let status = copy
+        .board
+        .until("a retry", |s| matches!(s.life, Life::Retrying { .. }))
+        .await;
+    let error = status.life.error().unwrap();
+    assert!(
+        error.contains("/dev/full") && error.contains("No space left"),
+        "{error}"
+    );
+    let status = copy.board.paused().await;
+    assert_eq!((status.events, status.held.events), (0, 1), "not acknowledged");
+    assert_eq!(
+        copy.out(),
+        "a\n",
+        "written once, however often the place is tried again"
+    );
+    stop.cancel();
+    let report = report(task).await;
+    assert_eq!((report.outcome, report.given_back), (Outcome::Stopped, 1));
+}
+
+#[tokio::test]
+async fn a_dead_letter_on_a_full_disk_holds_its_event_and_the_button_works() {
+    let board = Board::new();
+    let member = board.member();
+    let (feeder, source) = tidegate_runtime::memory(10);
+    feeder.send("refused").await;
+    let sink = Scripted::new(member.gate(), |_, _| Act::Reject(0));
+    let with = Pipeline {
+        dead_letters: DeadLetters::at("/dev/full"),
+        ..pipeline(source, (), sink.clone())
+    };
+    let (_stop, _task) = run(&member, with);
+    let status = board
+        .until("a retry", |s| matches!(s.life, Life::Retrying { .. }))
+        .await;
+    assert!(
+        status.life.error().unwrap().contains("No space left"),
+        "{:?}",
+        status.life
+    );
+    assert_eq!(board.paused().await.held.events, 1);
+    assert_eq!((sink.attempts(), *feeder.acked().borrow()), (1, 0));
+}
+
 // ---- from a configuration
 
 #[tokio::test]
