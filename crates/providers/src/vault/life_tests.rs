@@ -142,7 +142,7 @@ impl Wire for Store {
 
 /// Everything that is logged, at every level.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
@@ -153,7 +153,7 @@ impl Write for Log {
     }
 }
 impl Log {
-    fn capture() -> (Log, tracing::subscriber::DefaultGuard) {
+    pub(super) fn capture() -> (Log, tracing::subscriber::DefaultGuard) {
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -162,7 +162,7 @@ impl Log {
             .finish();
         (log, tracing::subscriber::set_default(subscriber))
     }
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }

@@ -497,3 +497,29 @@ async fn a_private_ca_is_trusted_if_it_is_named_and_nothing_else_is_then() {
         "no token went to whom it was not meant for"
     );
 }
+
+#[tokio::test]
+async fn at_trace_the_network_logs_no_token_and_no_value() {
+    let (log, _guard) = super::life_tests::Log::capture();
+    let bodies = [
+        kv2(r#"{"IsPaused":"MARKED"}"#, 1),
+        "MARKED".to_owned(),
+        r#"{"errors":["MARKED"]}"#.to_owned(),
+    ];
+    for status in [200, 403, 404, 500] {
+        for body in bodies.clone() {
+            let stub = Stub::new(move |_| reply(status, "", &body)).await;
+            let token = Token::new("MARKED-token");
+            let mut vault = token.vault(config(&stub.address));
+            for _ in 0..2 {
+                let _ = crate::read_once(&mut vault, &["IsPaused"], Duration::from_secs(5)).await;
+            }
+        }
+    }
+    let text = log.text();
+    assert!(
+        text.contains("TRACE") || text.contains("DEBUG"),
+        "the client logs something: {text}"
+    );
+    assert!(!text.contains("MARKED"), "{text}");
+}

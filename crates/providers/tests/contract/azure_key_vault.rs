@@ -1,9 +1,10 @@
 //! Azure Key Vault against the dev store: TLS with a CA of its own, the bearer challenge, and real logins.
 use crate::bench::{Bench, set_paused};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use std::time::Duration;
 use tidegate_devstore::{DevStore, Fault, Identity, KeyVaultOptions, Options, Proof, Rights, Rule};
-use tidegate_providers::{AzureCredential, AzureKeyVault, AzureKeyVaultConfig, Provider};
+use tidegate_providers::{AzureCredential, AzureKeyVault, AzureKeyVaultConfig, Provider, read_once};
 
 const SECRET: &str = "orders--IsPaused";
 
@@ -191,4 +192,38 @@ async fn one_request_per_read_once_it_is_logged_in() {
         provider.read().await.unwrap();
     }
     assert_eq!(bench.store.requests().total(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_identity_logs_in_with_its_service_accounts_token() {
+    let bench = KeyVault::open().await;
+    set_paused(&bench, true).await;
+    let subject = "system:serviceaccount:prod:orders".to_owned();
+    let identity = Identity::new("pod", Proof::Federated { subject });
+    bench
+        .vault()
+        .register(identity.rights(Rights::SECRETS_USER).only(SECRET));
+    let port = bench.store.key_vault_addr().unwrap().port();
+    for (audience, word) in [("api://AzureADTokenExchange", "paused"), ("vault", "denied")] {
+        let hour = Duration::from_secs(3600);
+        let token = bench
+            .store
+            .cluster()
+            .service_account_token("prod", "orders", audience, hour);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, token.expose_secret()).unwrap();
+        let credential = AzureCredential::WorkloadIdentity {
+            tenant_id: Some(bench.vault().tenant_id().to_owned()),
+            client_id: Some("pod".to_owned()),
+            token_file: Some(file.path().to_owned()),
+            authority_host: Some(format!("https://localhost:{port}")),
+        };
+        let config = AzureKeyVaultConfig {
+            credential,
+            ..bench.config(SECRET)
+        };
+        let mut provider = AzureKeyVault::new(config).unwrap();
+        let seen = read_once(&mut provider, &["IsPaused"], Duration::from_secs(20)).await;
+        assert_eq!(seen[0].reading.word(), word, "{seen:?}");
+    }
 }
