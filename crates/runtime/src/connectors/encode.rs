@@ -1,6 +1,6 @@
 //! Turning events into lines, and going on in the middle of one where a write stopped.
 use crate::event::{Event, SinkError, Token};
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 /// The bytes of one attempt. An attempt that failed half way goes on where it stopped: a byte stream has no way
 /// to take back what it was given.
@@ -37,12 +37,23 @@ impl Encoded {
             count: 0,
             refused: None,
         };
+        let begun = self.bytes.len();
         for event in events {
-            if let Err(why) = line(&event.payload, &mut self.bytes) {
-                loaded.refused = Some(why);
-                break;
+            self.bytes.extend_from_slice(&event.payload);
+            self.bytes.push(b'\n');
+        }
+        // Nearly every event is one line. One count over all of them costs a fraction of a look at each.
+        if memchr_iter(b'\n', &self.bytes[begun..]).count() == events.len() {
+            loaded.count = events.len();
+        } else {
+            self.bytes.truncate(begun);
+            for event in events {
+                if let Err(why) = line(&event.payload, &mut self.bytes) {
+                    loaded.refused = Some(why);
+                    break;
+                }
+                loaded.count += 1;
             }
-            loaded.count += 1;
         }
         self.loaded = Some(loaded);
     }
