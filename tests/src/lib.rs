@@ -7,10 +7,12 @@ pub mod flag;
 pub mod flatness;
 pub mod proc;
 pub mod rows;
+pub mod setup;
 pub mod sidecar;
 pub mod spread;
 pub mod tls_front;
 pub mod verdict;
+pub mod watcher;
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! `tidegate run` as a process: what it says on standard error, what its control API answers, how it ends.
+use crate::PATIENCE;
 use crate::flag::client;
-use crate::{PATIENCE, until};
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Client;
 use rustix::process::{Pid, Signal};
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 pub struct Sidecar {
     child: Child,
     said: Arc<Mutex<Vec<String>>>,
+    lines: watch::Receiver<usize>,
     listens: watch::Receiver<Option<(String, String)>>,
     client: Client,
 }
@@ -51,10 +52,12 @@ impl Sidecar {
         let stderr = child.stderr.take().context("its standard error")?;
         let said = Arc::new(Mutex::new(Vec::new()));
         let (tell, listens) = watch::channel(None);
-        tokio::spawn(listen(stderr, said.clone(), tell));
+        let (count, lines) = watch::channel(0);
+        tokio::spawn(listen(stderr, said.clone(), tell, count));
         Ok(Sidecar {
             child,
             said,
+            lines,
             listens,
             client: client()?,
         })
@@ -66,11 +69,6 @@ impl Sidecar {
     /// If it has ended.
     pub fn pid(&self) -> Result<u32> {
         self.child.id().context("tidegate has ended")
-    }
-
-    /// The process: for its standard input and output.
-    pub fn child(&mut self) -> &mut Child {
-        &mut self.child
     }
 
     /// The addresses of the control and observe listeners, once it listens.
@@ -148,18 +146,18 @@ impl Sidecar {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for a line on standard error in which `found` finds something.
+    /// Waits until a line on standard error is one of these, and returns at once.
     ///
     /// # Errors
     /// If none comes.
-    pub async fn says<T>(&self, what: &str, found: impl Fn(&str) -> Option<T>) -> Result<T> {
-        let mut seen = None;
-        until(what, || {
-            seen = self.said().iter().find_map(|line| found(line));
-            seen.is_some()
-        })
-        .await?;
-        seen.with_context(|| what.to_owned())
+    pub async fn heard(&self, is_one: impl Fn(&str) -> bool) -> Result<()> {
+        let mut lines = self.lines.clone();
+        let heard = lines.wait_for(|_| self.said().iter().any(|line| is_one(line)));
+        match tokio::time::timeout(PATIENCE, heard).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => bail!("tidegate ended before it said so"),
+            Err(_) => bail!("tidegate did not say so within {PATIENCE:?}"),
+        }
     }
 
     /// Lets it live until `moment` has passed, then kills it with SIGKILL and waits for its end.
@@ -199,6 +197,7 @@ async fn listen(
     stderr: ChildStderr,
     said: Arc<Mutex<Vec<String>>>,
     tell: watch::Sender<Option<(String, String)>>,
+    count: watch::Sender<usize>,
 ) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -215,6 +214,7 @@ async fn listen(
             tell.send_replace(Some((address("control"), address("observe"))));
         }
         said.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        count.send_modify(|count| *count += 1);
     }
 }
 

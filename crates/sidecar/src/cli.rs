@@ -1,6 +1,6 @@
 //! The command line: what can be asked, and what the answers mean to scripts.
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -108,6 +108,9 @@ pub enum Command {
     Check(ConfigArgs),
     /// Run the embedded dev secret store alone
     Devstore(DevstoreArgs),
+    /// Print what a shell needs to complete these commands
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions(CompletionsArgs),
     /// A command for a running tidegate.
     #[command(flatten)]
     Client(ClientCommand),
@@ -130,6 +133,29 @@ pub enum ClientCommand {
     Drain(DrainArgs),
     /// Wait until streams run, or are paused
     Wait(WaitArgs),
+}
+
+const COMPLETIONS_HELP: &str = "\
+Where they go:
+  bash        source <(tidegate completions bash)
+  zsh         tidegate completions zsh > \"${fpath[1]}/_tidegate\"
+  fish        tidegate completions fish > ~/.config/fish/completions/tidegate.fish";
+
+/// `completions`.
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+impl CompletionsArgs {
+    /// The script.
+    pub fn script(&self) -> Vec<u8> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "tidegate", &mut script);
+        script
+    }
 }
 
 /// `demo`.

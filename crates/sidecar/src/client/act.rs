@@ -16,8 +16,15 @@ use tokio::time::Instant;
 pub(super) const PROMPT: Duration = Duration::from_secs(10);
 /// `poll` answers when every switch is read, within 30 s.
 const POLL: Duration = Duration::from_secs(35);
-/// Between two looks.
+/// Between two looks, for as long as somebody watches the screen; then rarer.
 const LOOK: Duration = Duration::from_millis(100);
+const LATER_LOOK: Duration = Duration::from_millis(500);
+const PATIENT_AFTER: Duration = Duration::from_secs(10);
+
+async fn look_again(started: Instant) {
+    let patient = started.elapsed() > PATIENT_AFTER;
+    tokio::time::sleep(if patient { LATER_LOOK } else { LOOK }).await;
+}
 
 /// `tidegate pause`.
 pub(super) async fn pause(link: &Link, args: &PauseArgs, out: &mut Out<'_>) -> Result<u8, ClientError> {
@@ -140,7 +147,7 @@ async fn prove(link: &Link, names: &[&str], timeout: Duration, out: &mut Out<'_>
                 shown = told;
             }
         }
-        tokio::time::sleep(LOOK).await;
+        look_again(started).await;
     }
 }
 
@@ -445,7 +452,7 @@ pub(super) async fn wait(link: &Link, args: &WaitArgs, out: &mut Out<'_>) -> Res
             out.line(&out.alarm(&format!("Not {state} within {timeout}: {last}")))?;
             return Ok(exit::NOT_YET);
         }
-        tokio::time::sleep(LOOK).await;
+        look_again(started).await;
     }
 }
 

@@ -75,8 +75,6 @@ impl ClientError {
             ClientError::Answer { status: 404, .. } => exit::USAGE,
             ClientError::Answer { status: 503, .. } => exit::UNAVAILABLE,
             ClientError::Answer { .. } => exit::NOT_YET,
-            // `tidegate watch | head` ends well.
-            ClientError::Output(e) if e.kind() == std::io::ErrorKind::BrokenPipe => exit::OK,
             ClientError::Output(_) => exit::SOFTWARE,
         }
     }

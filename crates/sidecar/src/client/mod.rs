@@ -10,13 +10,24 @@ mod watch;
 pub use link::{ClientError, Link};
 pub use text::{Look, Out};
 
-use crate::cli::{ClientCommand, Global};
+use crate::cli::{ClientCommand, Global, exit};
 
 /// Carries out one of the commands above and returns the exit code.
 ///
 /// Dropping the future leaves what was asked for standing: a hold is placed by the first request, and only the wait for
 /// its proof ends.
 pub async fn run(global: &Global, command: &ClientCommand, out: &mut Out<'_>) -> Result<u8, ClientError> {
+    let done = carry_out(global, command, out).await;
+    // What is said next should not stand behind a live line.
+    let erased = out.erase().map_err(ClientError::from);
+    match done.and_then(|code| erased.map(|()| code)) {
+        // `tidegate watch | head` ends well.
+        Err(ClientError::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::OK),
+        done => done,
+    }
+}
+
+async fn carry_out(global: &Global, command: &ClientCommand, out: &mut Out<'_>) -> Result<u8, ClientError> {
     if let ClientCommand::Status(args) = command
         && !args.fleet.is_empty()
     {
@@ -27,7 +38,7 @@ pub async fn run(global: &Global, command: &ClientCommand, out: &mut Out<'_>) ->
         global.token_file.as_deref(),
         global.ca_file.as_deref(),
     )?;
-    let code = match command {
+    match command {
         ClientCommand::Pause(args) => act::pause(&link, args, out).await,
         ClientCommand::Resume(args) => act::resume(&link, args, out).await,
         ClientCommand::Override(args) => act::set_aside(&link, args, out).await,
@@ -35,8 +46,5 @@ pub async fn run(global: &Global, command: &ClientCommand, out: &mut Out<'_>) ->
         ClientCommand::Watch(args) => watch::watch(&link, args, out).await,
         ClientCommand::Drain(args) => act::drain(&link, args, out).await,
         ClientCommand::Wait(args) => act::wait(&link, args, out).await,
-    };
-    // What is said next should not stand behind a live line.
-    out.erase()?;
-    code
+    }
 }

@@ -3,7 +3,7 @@ use super::link::{ClientError, Link};
 use super::sse::{Event as Frame, Events};
 use super::table::held_by;
 use super::text::{Out, clean, grouped};
-use crate::cli::{WatchArgs, exit};
+use crate::cli::WatchArgs;
 use reqwest::{Method, StatusCode};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,7 +27,6 @@ pub(super) async fn watch(link: &Link, args: &WatchArgs, out: &mut Out<'_>) -> R
         match follow(link, args, &mut view, &mut ever, out).await {
             Ok(()) => retry = FIRST_RETRY,
             Err(ClientError::Unreachable { .. } | ClientError::Answer { status: 503, .. }) if ever => {}
-            Err(ClientError::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(exit::OK),
             Err(error) => return Err(error),
         }
         if !std::mem::replace(&mut view.lost, true) && !args.json {

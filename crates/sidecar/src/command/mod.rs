@@ -38,6 +38,13 @@ pub fn run(cli: Cli) -> Result<u8> {
                 log::start(&cli.global.log_filter("info"))?;
                 devstore::devstore(args).await
             }
+            Command::Completions(args) => {
+                use std::io::Write;
+                std::io::stdout()
+                    .write_all(&args.script())
+                    .context("standard output")?;
+                Ok(exit::OK)
+            }
             Command::Client(command) => {
                 log::start(&cli.global.log_filter("error"))?;
                 ask(&cli, command).await

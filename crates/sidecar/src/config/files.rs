@@ -4,8 +4,11 @@ use super::problem::Report;
 use super::tree::{Node, Path, Value};
 use super::validate::Sections;
 use std::net::Ipv4Addr;
+use std::time::{Instant, SystemTime};
 use tidegate_admin::{AdminError, ControlOptions};
+use tidegate_gate::{Clock, Holds, Moment};
 use tidegate_http::{Address, Tls};
+use tidegate_runtime::{BadTarget, BuildError};
 
 /// Reports what is missing or cannot be used. Nothing that was read is shown.
 pub(super) fn check(sections: &Sections, report: &mut Report<'_>) {
@@ -31,6 +34,31 @@ pub(super) fn check(sections: &Sections, report: &mut Report<'_>) {
         if let Err(error) = switch.config.build(switch.streams.clone()) {
             let at = find(report.node(path), path, &error.key).unwrap_or_else(|| path.clone());
             report.at(&at, error.why.to_string());
+        }
+    }
+    // A board that nobody looks at: building a stream opens nothing, and takes a name on a board.
+    let holds = Holds::new(Clock::new(|| Moment {
+        wall: SystemTime::now(),
+        mono: Instant::now(),
+    }));
+    for (path, stream) in &sections.streams {
+        let Some(stream) = stream else { continue };
+        if report.has_any_under(path) {
+            continue;
+        }
+        match tidegate_runtime::build(&stream.config, &holds, None) {
+            Ok(_) | Err(BuildError::NameTaken(_)) => {}
+            Err(BuildError::Target { source, .. }) => {
+                let sink = path.key("sink");
+                match &source {
+                    BadTarget::CaFile { .. } => report.at(&sink.key("ca_file"), source.to_string()),
+                    BadTarget::Header(name) | BadTarget::OwnHeader(name) => {
+                        report.at(&sink.key("headers").key(name), source.to_string());
+                    }
+                    _ => report.quoting(&sink.key("url"), source.to_string()),
+                }
+            }
+            Err(error) => report.quoting(path, error.to_string()),
         }
     }
 }

@@ -13,6 +13,7 @@ mod validate;
 
 pub use problem::{ConfigErrors, Problem};
 pub use tidegate_admin::{Right, TokenSpec as Token};
+pub use tidegate_http::{GateConfig as GateEntry, OnHold, OnHoldUpgraded};
 pub use tree::Lookup;
 
 pub(crate) use problem::suggestion;
@@ -52,9 +53,9 @@ pub struct Config {
 
 impl Config {
     /// The names of all streams and gates: what `*` stands for.
-    pub fn names(&self) -> impl Iterator<Item = &Name> {
-        let streams = self.streams.iter().map(|s| &s.name);
-        streams.chain(self.gates.iter().map(|g| &g.name))
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let streams = self.streams.iter().map(|s| &*s.name);
+        streams.chain(self.gates.iter().map(|g| g.name.as_str()))
     }
 }
 
@@ -108,51 +109,6 @@ pub struct StreamEntry {
     pub name: Name,
     /// Source, stages and sink.
     pub config: StreamConfig,
-}
-
-/// `[[gate]]`: an HTTP gate.
-#[derive(Clone, Debug)]
-pub struct GateEntry {
-    /// Its name.
-    pub name: Name,
-    /// Where it takes requests.
-    pub listen: Address,
-    /// Where it forwards them: scheme, host and port.
-    pub upstream: reqwest::Url,
-    /// What happens to requests while it is held.
-    pub on_hold: OnHold,
-    /// What happens to upgraded connections while it is held.
-    pub on_hold_upgraded: OnHoldUpgraded,
-    /// The most requests that wait while it is held; at least 1.
-    pub max_waiting: u32,
-    /// The longest that a request waits.
-    pub max_wait: Duration,
-    /// Raw paths that are always forwarded and never counted.
-    pub bypass: Vec<String>,
-}
-
-/// What an HTTP gate does with requests while it is held.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnHold {
-    /// Serves on; only health says that it is held.
-    #[default]
-    Serve,
-    /// Lets them wait, within bounds.
-    Hold,
-    /// Answers 503 with Retry-After.
-    Refuse,
-}
-
-/// What an HTTP gate does with upgraded connections while it is held.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnHoldUpgraded {
-    /// They stay open, and the gate stays `pausing`.
-    #[default]
-    Keep,
-    /// They are closed.
-    Close,
 }
 
 /// Reads and validates a file, and looks at what it refers to: token files, certificates, CA files, and the environment

@@ -100,6 +100,20 @@ impl<'a> Report<'a> {
         self.push(offset, path, what.into());
     }
 
+    /// As `at`, with words of a parser that may quote parts of the value: not shown where the environment has part in it.
+    pub(super) fn quoting(&mut self, path: &Path, what: impl Into<String>) {
+        match self.node(path) {
+            Some(node) if node.was_filled_in() => {
+                let found = node.shown(path);
+                self.at(
+                    path,
+                    format!("{found} is refused once the environment is filled in"),
+                );
+            }
+            _ => self.at(path, what),
+        }
+    }
+
     /// The key at `path` should not be there.
     pub(super) fn at_key(&mut self, path: &Path, what: impl Into<String>) {
         let offset = self.root.key_offset(path);

@@ -1,5 +1,5 @@
 //! The keys as they are written, with their defaults, and nothing checked but their kind.
-use super::{OnHold, OnHoldUpgraded, Right, TlsFiles};
+use super::{Right, TlsFiles};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, Unexpected, Visitor};
 use std::fmt;
@@ -42,6 +42,11 @@ impl<'de> Deserialize<'de> for Span {
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listen(pub(super) Address);
+
+impl Listen {
+    pub(super) const EXPECTED: &str =
+        "an IP address and a port, such as \"127.0.0.1:9470\", or \"unix:/path/to/socket\"";
+}
 
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Listen, D::Error> {
@@ -110,20 +115,4 @@ pub(super) struct RawToken {
 pub(super) struct RawObserve {
     pub(super) listen: Option<Listen>,
     pub(super) ready_while_paused: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawGate {
-    pub(super) name: String,
-    pub(super) listen: Listen,
-    pub(super) upstream: String,
-    #[serde(default)]
-    pub(super) on_hold: OnHold,
-    #[serde(default)]
-    pub(super) on_hold_upgraded: OnHoldUpgraded,
-    pub(super) max_waiting: Option<u32>,
-    pub(super) max_wait: Option<Span>,
-    #[serde(default)]
-    pub(super) bypass: Vec<String>,
 }

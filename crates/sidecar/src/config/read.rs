@@ -173,7 +173,7 @@ fn stand_in<T: DeserializeOwned>(node: &mut Node, path: &Path, key: &str, fault:
 fn say<T: DeserializeOwned>(report: &mut Report<'_>, base: &Path, part: &Node, path: &Path, fault: &Fault) {
     let full = base.join(path);
     let node = part.get(&path.0);
-    let found = node.map_or_else(|| "nothing".to_owned(), |n| n.shown(full.last_key()));
+    let found = node.map_or_else(|| "nothing".to_owned(), |n| n.shown(&full));
     match &fault.what {
         What::Unknown { key, known } => {
             let what = format!("unknown key{}", suggestion(key, known.iter().copied()));
@@ -212,10 +212,7 @@ fn harmless<T: DeserializeOwned>(part: &Node, path: &Path, words: &str) -> Strin
         match again.map(|f| f.what) {
             Some(What::Custom(words)) => words,
             _ => {
-                let found = part
-                    .get(&path.0)
-                    .map(|n| n.shown(path.last_key()))
-                    .unwrap_or_default();
+                let found = part.get(&path.0).map(|n| n.shown(path)).unwrap_or_default();
                 return format!("{found} is refused once the environment is filled in");
             }
         }

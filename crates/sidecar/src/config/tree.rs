@@ -47,12 +47,13 @@ impl Path {
         self.0.starts_with(&other.0)
     }
 
-    /// The last key on the way, without indices.
-    pub(super) fn last_key(&self) -> Option<&str> {
-        self.0.iter().rev().find_map(|step| match step {
+    /// What stands here may be a password: by its own key, or because everything in its table may be.
+    fn leads_to_a_secret(&self) -> bool {
+        let mut keys = self.0.iter().rev().filter_map(|step| match step {
             Step::Key(key) => Some(key.as_str()),
             Step::Index(_) => None,
-        })
+        });
+        keys.next().is_some_and(names_a_secret) || keys.any(|table| matches!(table, "headers" | "options"))
     }
 }
 
@@ -274,16 +275,16 @@ impl Node {
     }
 
     /// What a person is told that they wrote: never the environment's part, never a password.
-    pub(super) fn shown(&self, key: Option<&str>) -> String {
+    pub(super) fn shown(&self, at: &Path) -> String {
         match &self.value {
-            Value::Text { .. } if key.is_some_and(names_a_secret) => "a string (not shown)".into(),
+            Value::List(_) => "a list".into(),
+            Value::Table(_) => "a table".into(),
+            _ if at.leads_to_a_secret() => "a value (not shown)".into(),
             Value::Text { written, .. } => format!("\"{}\"", shown(written)),
             Value::Integer(number) => number.to_string(),
             Value::Float(number) => number.to_string(),
             Value::Boolean(value) => value.to_string(),
             Value::Date(date) => format!("the date {date}"),
-            Value::List(_) => "a list".into(),
-            Value::Table(_) => "a table".into(),
         }
     }
 }
@@ -342,14 +343,23 @@ fn build_node(
     let Range { start, .. } = value.span();
     let value = match value.get_ref() {
         DeValue::String(written) => {
-            let text = fill_in(written, env).unwrap_or_else(|what| {
-                wrong.push((path.clone(), what));
-                written.to_string()
-            });
-            Value::Text {
+            let (text, refused) = match fill_in(written, env) {
+                Ok(text) => (text, None),
+                Err(what) => (written.to_string(), Some(what)),
+            };
+            let value = Value::Text {
                 text,
                 written: written.to_string(),
+            };
+            if let Some(what) = refused {
+                let found = Node {
+                    start,
+                    value: value.clone(),
+                }
+                .shown(path);
+                wrong.push((path.clone(), format!("{what}, found {found}")));
             }
+            value
         }
         DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
             Ok(number) => Value::Integer(number),
@@ -388,23 +398,19 @@ pub(super) fn fill_in(written: &str, env: &Lookup<'_>) -> Result<String, String>
         let inner = &rest[at + 2..];
         let end = inner
             .find('}')
-            .ok_or("\"${\" is never closed; expected ${NAME}, or $${ for a literal ${")?;
+            .ok_or("expected ${NAME}, or $${ for a literal ${")?;
         let name = &inner[..end];
         let valid = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !valid {
-            return Err(format!(
-                "\"${{{}}}\" names no environment variable; expected ${{NAME}} of letters, digits and _, or $${{ for a literal ${{",
-                shown(name)
-            ));
+            return Err(
+                "expected ${NAME} with a name of letters, digits and _, or $${ for a literal ${".into(),
+            );
         }
         match env(name) {
             Ok(value) => out.push_str(&value),
             Err(VarError::NotPresent) => {
-                return Err(format!(
-                    "the environment variable {name} is not set, found \"{}\"",
-                    shown(written)
-                ));
+                return Err(format!("the environment variable {name} is not set"));
             }
             Err(VarError::NotUnicode(_)) => {
                 return Err(format!("the environment variable {name} is not UTF-8"));

@@ -1,6 +1,6 @@
 //! What has to fit together: names, addresses, rights, and what one key demands of another.
 use super::problem::{Report, suggestion};
-use super::raw::{RawControl, RawGate, RawObserve, RawToken, RawTop, Span};
+use super::raw::{RawControl, RawObserve, RawToken, RawTop, Span};
 use super::read::read;
 use super::streams;
 use super::tree::{Node, Path, Value};
@@ -20,7 +20,7 @@ pub(super) struct Sections {
     pub(super) control: Option<Control>,
     observe: Option<Observe>,
     pub(super) switches: Vec<(Path, Option<SwitchEntry>)>,
-    streams: Vec<(Path, Option<StreamEntry>)>,
+    pub(super) streams: Vec<(Path, Option<StreamEntry>)>,
     gates: Vec<(Path, Option<GateEntry>)>,
 }
 
@@ -52,9 +52,9 @@ impl Sections {
 /// Reads and checks every part, and reports all that is wrong.
 pub(super) fn sections(report: &mut Report<'_>) -> Sections {
     let top = top(report);
-    let streams = elements(report, "stream");
-    let gates = elements(report, "gate");
-    let switches = elements(report, "switch");
+    let streams = elements_in(report, &Path::default(), "stream");
+    let gates = elements_in(report, &Path::default(), "gate");
+    let switches = elements_in(report, &Path::default(), "switch");
     let names = names(report, &streams, &gates);
     if streams.is_empty() && gates.is_empty() {
         report.at(
@@ -73,7 +73,7 @@ pub(super) fn sections(report: &mut Report<'_>) -> Sections {
             .into_iter()
             .map(|path| (path.clone(), switch(report, &path, &names)))
             .collect(),
-        streams: streams::streams(report, streams),
+        streams: streams::streams(report, streams, &mut ports),
         gates: gates
             .into_iter()
             .map(|path| (path.clone(), gate(report, &path, &mut ports)))
@@ -81,20 +81,20 @@ pub(super) fn sections(report: &mut Report<'_>) -> Sections {
     }
 }
 
+/// Unless it is given: the default `shutdown_grace` leaves five times as much.
+const DRAIN_DELAY: Duration = Duration::from_secs(5);
+
 fn top(report: &mut Report<'_>) -> Option<Top> {
     let raw: RawTop = read(report, &Path::default())?;
     let shutdown_grace = span(raw.shutdown_grace, 25);
-    let drain_delay = span(raw.drain_delay, 5);
+    // Whoever shortens the grace alone did not ask for a delay that leaves no time to drain.
+    let usual = DRAIN_DELAY.min(shutdown_grace / 5);
+    let drain_delay = raw.drain_delay.map_or(usual, |given| given.0);
     if shutdown_grace.is_zero() {
         report.at(&Path::top("shutdown_grace"), "expected more than 0s");
     } else if drain_delay >= shutdown_grace {
-        let key = if raw.drain_delay.is_some() {
-            "drain_delay"
-        } else {
-            "shutdown_grace"
-        };
         report.at(
-            &Path::top(key),
+            &Path::top("drain_delay"),
             format!(
                 "drain_delay ({}) is part of shutdown_grace ({}) and has to be shorter",
                 humantime::format_duration(drain_delay),
@@ -117,22 +117,6 @@ fn top(report: &mut Report<'_>) -> Option<Top> {
 
 fn span(given: Option<Span>, default_seconds: u64) -> Duration {
     given.map_or(Duration::from_secs(default_seconds), |span| span.0)
-}
-
-/// The elements of `[[key]]`.
-fn elements(report: &mut Report<'_>, key: &str) -> Vec<Path> {
-    let path = Path::top(key);
-    match report.node(&path).map(|node| &node.value) {
-        None => Vec::new(),
-        Some(Value::List(list)) => list.iter().map(|(i, _)| path.index(*i)).collect(),
-        Some(_) => {
-            report.at(
-                &path,
-                format!("expected [[{key}]] with two brackets, once for each {key}"),
-            );
-            Vec::new()
-        }
-    }
 }
 
 /// The names of all streams and gates, and where they stand. Those of parts that are wrong count too: a switch that
@@ -188,15 +172,15 @@ fn check_name(report: &mut Report<'_>, at: &Path, name: &str) {
 pub(super) fn found(report: &Report<'_>, at: &Path) -> String {
     report
         .node(at)
-        .map_or_else(|| "nothing".to_owned(), |n| n.shown(at.last_key()))
+        .map_or_else(|| "nothing".to_owned(), |n| n.shown(at))
 }
 
 /// Addresses that are listened on, and by which key.
 #[derive(Default)]
-struct Ports(Vec<(Address, Path)>);
+pub(super) struct Ports(Vec<(Address, Path)>);
 
 impl Ports {
-    fn take(&mut self, report: &mut Report<'_>, at: Path, address: &Address) {
+    pub(super) fn take(&mut self, report: &mut Report<'_>, at: Path, address: &Address) {
         if let Some((_, other)) = self.0.iter().find(|(taken, _)| clash(taken, address)) {
             // A default stands in no line.
             let line = match report.node(other) {
@@ -290,7 +274,8 @@ fn control(report: &mut Report<'_>, ports: &mut Ports) -> Option<Control> {
     })
 }
 
-fn elements_in(report: &mut Report<'_>, path: &Path, key: &str) -> Vec<Path> {
+/// The elements of `[[key]]` in the table at `path`.
+pub(super) fn elements_in(report: &mut Report<'_>, path: &Path, key: &str) -> Vec<Path> {
     let at = path.key(key);
     match report.node(&at).map(|node| &node.value) {
         None => Vec::new(),
@@ -473,7 +458,7 @@ fn held(report: &mut Report<'_>, path: &Path, names: &Names) -> Vec<Name> {
                         .map(str::to_owned)
                 })
                 .collect();
-            let found = item.shown(None);
+            let found = item.shown(&at);
             let near = suggestion(written, known.iter().map(String::as_str));
             report.at(&at, format!("no stream or gate is named {found}{near}"));
         }
@@ -516,12 +501,18 @@ fn timing(report: &mut Report<'_>, path: &Path, config: &SwitchConfig) {
     }
 }
 
-/// A URL of scheme, host and port, and perhaps a path.
-fn url(report: &mut Report<'_>, at: &Path, text: &str, example: &str) -> Option<reqwest::Url> {
+/// A URL of scheme, host and port, and perhaps a path; with a query only where it may have one.
+pub(super) fn url(
+    report: &mut Report<'_>,
+    at: &Path,
+    text: &str,
+    example: &str,
+    query: bool,
+) -> Option<reqwest::Url> {
     let url = reqwest::Url::parse(text).ok().filter(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.host_str().is_some_and(|h| !h.is_empty())
-            && url.query().is_none()
+            && (query || url.query().is_none())
             && url.fragment().is_none()
             && url.username().is_empty()
             && url.password().is_none()
@@ -531,6 +522,14 @@ fn url(report: &mut Report<'_>, at: &Path, text: &str, example: &str) -> Option<
         report.at(at, format!("expected a URL such as \"{example}\", found {found}"));
     }
     url
+}
+
+/// As it stands in a request line, without a query.
+pub(super) fn is_raw_path(text: &str) -> bool {
+    text.starts_with('/')
+        && text
+            .chars()
+            .all(|c| c.is_ascii_graphic() && !matches!(c, '?' | '#'))
 }
 
 fn is_loopback(url: &reqwest::Url) -> bool {
@@ -545,7 +544,7 @@ fn is_loopback(url: &reqwest::Url) -> bool {
 }
 
 fn store_address(report: &mut Report<'_>, at: &Path, text: &str, allow_plaintext: bool) {
-    let Some(url) = url(report, at, text, "https://vault.internal:8200") else {
+    let Some(url) = url(report, at, text, "https://vault.internal:8200", false) else {
         return;
     };
     if url.scheme() == "http" && !is_loopback(&url) && !allow_plaintext {
@@ -557,36 +556,31 @@ fn store_address(report: &mut Report<'_>, at: &Path, text: &str, allow_plaintext
 }
 
 fn gate(report: &mut Report<'_>, path: &Path, ports: &mut Ports) -> Option<GateEntry> {
-    let raw: RawGate = read(report, path)?;
-    ports.take(report, path.key("listen"), &raw.listen.0);
+    let gate: GateEntry = read(report, path)?;
+    ports.take(report, path.key("listen"), &gate.listen);
     let at = path.key("upstream");
-    let upstream = url(report, &at, &raw.upstream, "http://127.0.0.1:8081");
-    if upstream.as_ref().is_some_and(|url| url.path() != "/") {
+    let upstream = url(report, &at, &gate.upstream, "http://127.0.0.1:8081", false);
+    if upstream.is_some_and(|url| url.scheme() != "http" || url.path() != "/") {
+        let found = found(report, &at);
         report.at(
             &at,
-            "expected scheme, host and port only: paths are forwarded as they come",
+            format!("expected http://, host and port only, found {found}: the app is beside the gate, so without TLS, and paths are forwarded as they come"),
         );
     }
-    let max_wait = span(raw.max_wait, 30);
-    if max_wait.is_zero() {
+    if gate.max_wait.is_zero() || gate.max_wait > DAY {
         report.at(
             &path.key("max_wait"),
-            "expected more than 0s; on_hold = \"refuse\" lets nobody wait",
+            "expected more than 0s and at most 1day; on_hold = \"refuse\" lets nobody wait",
         );
     }
-    let max_waiting = raw.max_waiting.unwrap_or(1024);
-    if max_waiting == 0 {
+    if gate.max_waiting == 0 {
         report.at(
             &path.key("max_waiting"),
             "expected 1 or more; on_hold = \"refuse\" lets nobody wait",
         );
     }
-    for (i, bypass) in raw.bypass.iter().enumerate() {
-        let fits = bypass.starts_with('/')
-            && bypass
-                .chars()
-                .all(|c| c.is_ascii_graphic() && !matches!(c, '?' | '#'));
-        if !fits {
+    for (i, bypass) in gate.bypass.iter().enumerate() {
+        if !is_raw_path(bypass) {
             let at = path.key("bypass").index(i);
             let found = found(report, &at);
             report.at(
@@ -597,14 +591,5 @@ fn gate(report: &mut Report<'_>, path: &Path, ports: &mut Ports) -> Option<GateE
             );
         }
     }
-    Some(GateEntry {
-        name: raw.name.into(),
-        listen: raw.listen.0,
-        upstream: upstream?,
-        on_hold: raw.on_hold,
-        on_hold_upgraded: raw.on_hold_upgraded,
-        max_waiting,
-        max_wait,
-        bypass: raw.bypass,
-    })
+    Some(gate)
 }

@@ -277,7 +277,8 @@ pub(crate) fn start(at: &str, line: &str, look: Look) -> Started {
             Ok(code) => (code, String::new()),
             Err(error) => (error.code(), format!("{error}\n")),
         };
-        let text = format!("{}{error}", *to.0.borrow());
+        to.0.send_modify(|all| all.push_str(&error));
+        let text = to.0.borrow().clone();
         Ended { code, text }
     });
     Started { task, screen }

@@ -247,7 +247,7 @@ async fn nothing_that_a_server_says_moves_the_cursor() {
         json!({"time": at, "seq": 2, "kind": "hold_placed", "stream": nasty}),
     ];
     let change = json!({"at": at, "revision": 2, "closing": false, "streams": [stream], "switches": [switch], "alarms": [],
-        "ages": {}, "events": events});
+        "ages": {}, "next_polls": {}, "events": events});
     let watch = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\nevent: state\ndata: {status}\n\n\
          event: change\ndata: {change}\n\nevent: end\ndata: {}\n\n",
