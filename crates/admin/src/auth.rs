@@ -2,9 +2,10 @@
 use crate::error::{ApiError, Why};
 use crate::flood::{Notes, Slow};
 use crate::options::{AdminError, ControlOptions};
+use crate::session::{self, Sessions};
 use crate::token::{self, Token};
-use crate::walls::Names;
-use crate::{Core, flowtide};
+use crate::walls::{Names, says_where_from};
+use crate::{Core, flowtide, page};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -31,7 +32,7 @@ pub enum Right {
 }
 
 impl Right {
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Right::Read => "read",
             Right::Pause => "pause",
@@ -50,6 +51,10 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    pub(crate) fn rights(&self) -> &[Right] {
+        &self.rights
+    }
+
     fn may(&self, right: Right) -> Result<(), ApiError> {
         if self.rights.contains(&right) {
             return Ok(());
@@ -118,10 +123,11 @@ pub(crate) async fn guard(State(core): State<Arc<Core>>, mut request: Request, n
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let caller = match core.auth.admit(&request, peer.as_ref()) {
-        Ok(caller) => caller,
+        Ok(caller) => Some(caller),
+        Err(Refusal::Unknown(_) | Refusal::WrongToken) if page::is_open(&request) => None,
         Err(refusal) => {
             let refusal = match refusal {
-                Refusal::Plain(error) => error,
+                Refusal::Walled(error) | Refusal::Unknown(error) => error,
                 Refusal::WrongToken => core.auth.slow.down(peer.as_ref()).await,
             };
             let response = refusal.into_response();
@@ -130,8 +136,12 @@ pub(crate) async fn guard(State(core): State<Arc<Core>>, mut request: Request, n
             return response;
         }
     };
-    let actor = caller.actor.clone();
-    request.extensions_mut().insert(caller);
+    let actor: Name = caller
+        .as_ref()
+        .map_or_else(|| "anonymous".into(), |c| c.actor.clone());
+    if let Some(caller) = caller {
+        request.extensions_mut().insert(caller);
+    }
     let response = next.run(request).await;
     core.auth
         .note(&core, &response, &actor, &method, &path, peer.as_ref());
@@ -139,20 +149,24 @@ pub(crate) async fn guard(State(core): State<Arc<Core>>, mut request: Request, n
 }
 
 enum Refusal {
-    Plain(ApiError),
+    /// Whoever it is.
+    Walled(ApiError),
+    /// Nobody knows who it is.
+    Unknown(ApiError),
     /// Told only after a while.
     WrongToken,
 }
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Refusal {
-        Refusal::Plain(error)
+        Refusal::Walled(error)
     }
 }
 
 pub(crate) struct Auth {
     tokens: Vec<Token>,
     names: Names,
+    pub(crate) sessions: Sessions,
     slow: Slow,
     notes: Mutex<Notes>,
 }
@@ -166,6 +180,7 @@ impl Auth {
                 hosts: options.hosts.iter().map(|h| h.to_ascii_lowercase()).collect(),
                 tls: options.tls.clone(),
             },
+            sessions: Sessions::default(),
             slow: Slow::default(),
             notes: Mutex::default(),
         })
@@ -189,30 +204,46 @@ impl Auth {
                 by_token: false,
             });
         }
-        let Some(given) = request.headers().get(AUTHORIZATION) else {
-            return Err(ApiError::unauthorized(
-                "this call needs a token: send Authorization: Bearer <token>",
-            )
-            .into());
-        };
-        self.caller(given.as_bytes()).ok_or(Refusal::WrongToken)
+        let headers = request.headers();
+        if let Some(given) = headers.get(AUTHORIZATION) {
+            let (scheme, given) = given.as_bytes().split_at_checked(7).unwrap_or_default();
+            let token = scheme
+                .eq_ignore_ascii_case(b"bearer ")
+                .then(|| self.token(given.trim_ascii()));
+            return token.flatten().map(by_token).ok_or(Refusal::WrongToken);
+        }
+        if let Some(token) = session::named(headers).and_then(|s| self.sessions.of(s, &self.tokens)) {
+            if !request.method().is_safe() && !says_where_from(headers) {
+                return Err(ApiError::new(
+                    StatusCode::FORBIDDEN,
+                    "a call with the page's cookie must come from the page; elsewhere send Authorization: Bearer",
+                )
+                .into());
+            }
+            return Ok(by_token(token));
+        }
+        Err(Refusal::Unknown(ApiError::unauthorized(
+            "this call needs a token: send Authorization: Bearer <token>",
+        )))
+    }
+
+    /// Starts a session for whoever shows a token, or makes them wait for the refusal.
+    pub(crate) async fn log_in(&self, given: &[u8], peer: Option<&Peer>) -> Result<String, ApiError> {
+        match self.token(given.trim_ascii()) {
+            Some(token) => self.sessions.start(token).map_err(|error| {
+                let sentence = format!("no session can be started: {error}");
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
+            }),
+            None => Err(self.slow.down(peer).await),
+        }
     }
 
     /// Compares with every token, whichever matches and however soon.
-    fn caller(&self, given: &[u8]) -> Option<Caller> {
-        let (scheme, given) = given.split_at_checked(7)?;
-        if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return None;
-        }
-        let given = given.trim_ascii();
+    fn token(&self, given: &[u8]) -> Option<&Token> {
         let mut found = None;
         for token in &self.tokens {
             if token.is(given) {
-                found = Some(Caller {
-                    actor: token.name.clone(),
-                    rights: token.rights.clone(),
-                    by_token: true,
-                });
+                found = Some(token);
             }
         }
         found
@@ -255,5 +286,13 @@ impl Auth {
         record.reason = plain(reason.into());
         record.stream = flowtide::stream_in(&path).and_then(|s| plain(s.into()));
         core.holds.note(record);
+    }
+}
+
+fn by_token(token: &Token) -> Caller {
+    Caller {
+        actor: token.name.clone(),
+        rights: token.rights.clone(),
+        by_token: true,
     }
 }

@@ -57,6 +57,10 @@ fn is_timeout(mut error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 impl Whole {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The body as JSON; nothing if it is empty, whatever its Content-Type says: clients send one by habit.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<Option<T>, ApiError> {
         if self.0.trim_ascii().is_empty() {

@@ -12,6 +12,7 @@
 //! | `GET {base}/status` | read | `status.rs` |
 //! | `GET {base}/watch` | read | `watch.rs` |
 //! | `GET /openapi.json` | read | `openapi.rs` |
+//! | `GET /`, its files, `POST /login`, `/logout` | none: whoever has not logged in sees a form | `page/` |
 //! | `POST /actuator/hiatus-on` | pause | `actuator.rs` |
 //! | `POST /actuator/hiatus-off` | resume | `actuator.rs` |
 //! | `GET /actuator/hiatus` · `/actuator/hiatus/{name}` · `/actuator/health` | read | `actuator.rs` |
@@ -20,7 +21,7 @@
 //! actors, addresses and errors (`status.rs`), `/actuator/hiatus`, `/actuator/hiatus/{name}` and
 //! `/actuator/health` (`actuator.rs`).
 //!
-//! Every answer is JSON but `/watch` and `/metrics`; every refusal is `{"error":"one sentence"}`. A GET changes
+//! Every answer is JSON but `/watch`, `/metrics` and the page; every refusal is `{"error":"one sentence"}`. A GET changes
 //! nothing.
 mod actuator;
 mod audit;
@@ -33,7 +34,9 @@ mod flowtide;
 mod metrics;
 mod openapi;
 mod options;
+mod page;
 mod probes;
+mod session;
 mod status;
 mod token;
 mod walls;
@@ -153,6 +156,7 @@ impl Admin {
                 .route(&path, methods);
         }
         router
+            .merge(page::routes())
             .fallback(error::not_found)
             .method_not_allowed_fallback(error::wrong_method)
             .layer(from_fn_with_state(core.clone(), auth::guard))

@@ -63,7 +63,7 @@ impl Token {
 
     /// The token, read again if its file changed: one `stat` a call, so that a token that was replaced is void
     /// at once. A file that no longer holds one leaves the token in use and is complained of once.
-    fn current(&self) -> Arc<SecretString> {
+    pub(crate) fn current(&self) -> Arc<SecretString> {
         let mut kept = unpoisoned(&self.kept);
         let now = look(&self.file).ok();
         if now != kept.seen {

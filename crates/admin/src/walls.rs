@@ -2,7 +2,7 @@
 use crate::error::ApiError;
 use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
-use axum::http::{HeaderMap, StatusCode, Uri, Version};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use std::net::IpAddr;
 use tidegate_http::Tls;
 
@@ -18,6 +18,9 @@ impl Names {
         let host = host(request)?;
         if let Some(host) = &host {
             self.known(host)?;
+        }
+        if follows_a_link(request) {
+            return Ok(());
         }
         same_origin(request.headers(), host.as_deref(), tls)
     }
@@ -43,6 +46,23 @@ impl Names {
              under [control]",
         ))
     }
+}
+
+/// Somebody followed a link to the page, from a chat for example. It is answered with nothing but a way to the page,
+/// on which the browser then comes from here.
+pub(crate) fn follows_a_link(request: &Request) -> bool {
+    let is = |name: &str, value: &[u8]| request.headers().get(name).is_some_and(|v| v.as_bytes() == value);
+    request.method() == Method::GET
+        && request.uri().path() == "/"
+        && request.headers().get(ORIGIN).is_none()
+        && (is("sec-fetch-site", b"cross-site") || is("sec-fetch-site", b"same-site"))
+        && is("sec-fetch-mode", b"navigate")
+        && is("sec-fetch-dest", b"document")
+}
+
+/// A browser that sends a cookie also says where it comes from; whoever does not is none, or an old one.
+pub(crate) fn says_where_from(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site")
 }
 
 fn host(request: &Request) -> Result<Option<String>, ApiError> {

@@ -5,9 +5,7 @@ use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tidegate_admin::{
-    Admin, ControlOptions, Hooks, Metrics, ObserveOptions, Options, Right, TokenSpec, limits,
-};
+use tidegate_admin::{Admin, ControlOptions, Hooks, Metrics, ObserveOptions, Options, TokenSpec, limits};
 use tidegate_gate::{Clock, Flag, Holds, Kind, Moment, Name, Reading, State, Version};
 use tidegate_http::{Address, GateConfig, HttpGate, Limits, Listener, Tls};
 use tidegate_providers::{Nudger, Observer, Poller};
@@ -267,15 +265,8 @@ fn control_tls(control: &config::Control) -> Result<Option<Tls>> {
 
 fn gate_config(entry: &config::GateEntry) -> GateConfig {
     GateConfig {
-        on_hold: match entry.on_hold {
-            config::OnHold::Serve => tidegate_http::OnHold::Serve,
-            config::OnHold::Hold => tidegate_http::OnHold::Hold,
-            config::OnHold::Refuse => tidegate_http::OnHold::Refuse,
-        },
-        on_hold_upgraded: match entry.on_hold_upgraded {
-            config::OnHoldUpgraded::Keep => tidegate_http::OnHoldUpgraded::Keep,
-            config::OnHoldUpgraded::Close => tidegate_http::OnHoldUpgraded::Close,
-        },
+        on_hold: entry.on_hold,
+        on_hold_upgraded: entry.on_hold_upgraded,
         max_waiting: entry.max_waiting,
         max_wait: entry.max_wait,
         bypass: entry.bypass.clone(),
@@ -287,7 +278,7 @@ fn admin_options(config: &Config, tls: Option<Tls>) -> Options {
     let token = |token: &config::Token| TokenSpec {
         name: token.name.to_string(),
         file: token.file.clone(),
-        allow: token.allow.iter().copied().map(right).collect(),
+        allow: token.allow.clone(),
     };
     Options {
         control: ControlOptions {
@@ -302,14 +293,5 @@ fn admin_options(config: &Config, tls: Option<Tls>) -> Options {
         },
         drain_delay: config.drain_delay,
         disk: config.state_dir.clone().unwrap_or_else(|| ".".into()),
-    }
-}
-
-fn right(right: config::Right) -> Right {
-    match right {
-        config::Right::Read => Right::Read,
-        config::Right::Pause => Right::Pause,
-        config::Right::Resume => Right::Resume,
-        config::Right::Override => Right::Override,
     }
 }

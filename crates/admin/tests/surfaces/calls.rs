@@ -533,6 +533,9 @@ proptest! {
             Call::send(call, board.admin.control()).await
         });
         prop_assert!(answer.status.as_u16() < 500 || answer.status == StatusCode::GATEWAY_TIMEOUT, "{answer:?}");
-        let _: Value = answer.json();
+        // Everything is JSON but the page.
+        if !answer.header("content-type").starts_with("text/html") {
+            let _: Value = answer.json();
+        }
     }
 }

@@ -5,6 +5,7 @@ mod auth;
 mod board;
 mod calls;
 mod hostile;
+mod page;
 mod records;
 mod routes;
 mod watch;

@@ -32,6 +32,17 @@ pub(crate) const OBSERVE: [(&str, &str); 7] = [
     ("GET", "/actuator/health"),
 ];
 
+/// Not in the OpenAPI document: for browsers.
+const PAGE: [(&str, &str); 7] = [
+    ("GET", "/"),
+    ("GET", "/page.js"),
+    ("GET", "/page.css"),
+    ("GET", "/uplot.js"),
+    ("GET", "/uplot.css"),
+    ("POST", "/login"),
+    ("POST", "/logout"),
+];
+
 const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
 ];
@@ -45,7 +56,8 @@ async fn every_path_takes_its_method_and_answers_405_with_allow_to_every_other()
     let board = Board::new();
     let control = CONTROL.map(|(method, path, _)| (board.admin.control(), method, path));
     let observe = OBSERVE.map(|(method, path)| (board.admin.observe(), method, path));
-    for (router, taken, path) in control.into_iter().chain(observe) {
+    let page = PAGE.map(|(method, path)| (board.admin.control(), method, path));
+    for (router, taken, path) in control.into_iter().chain(observe).chain(page) {
         for method in METHODS {
             // The one answer that never ends.
             if path == "/watch" && method == "GET" {

@@ -16,28 +16,25 @@ use anyhow::{Context, Result};
 pub fn run(cli: Cli) -> Result<u8> {
     // Two providers of cryptography could be linked by a feature nobody meant to switch on; ours is named here.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // Processes tell their story; commands speak on standard output, and log what went wrong.
+    let quiet = match &cli.command {
+        Command::Run(_) | Command::Devstore(_) => "info",
+        _ => "error",
+    };
+    if let Err(error) = log::start(&cli.global.log_filter(quiet)) {
+        complain(&format!("{error:#}"));
+        return Ok(exit::USAGE);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("starting tokio")?;
     let ended = runtime.block_on(async {
         match &cli.command {
-            Command::Run(args) => {
-                log::start(&cli.global.log_filter("info"))?;
-                run::run(args).await
-            }
-            Command::Check(args) => {
-                log::start(&cli.global.log_filter("error"))?;
-                check::check(args).await
-            }
-            Command::Demo(args) => {
-                log::start(&cli.global.log_filter("error"))?;
-                demo::demo(args).await
-            }
-            Command::Devstore(args) => {
-                log::start(&cli.global.log_filter("info"))?;
-                devstore::devstore(args).await
-            }
+            Command::Run(args) => run::run(args).await,
+            Command::Check(args) => check::check(args).await,
+            Command::Demo(args) => demo::demo(args).await,
+            Command::Devstore(args) => devstore::devstore(args).await,
             Command::Completions(args) => {
                 use std::io::Write;
                 std::io::stdout()
@@ -45,10 +42,7 @@ pub fn run(cli: Cli) -> Result<u8> {
                     .context("standard output")?;
                 Ok(exit::OK)
             }
-            Command::Client(command) => {
-                log::start(&cli.global.log_filter("error"))?;
-                ask(&cli, command).await
-            }
+            Command::Client(command) => ask(&cli, command).await,
         }
     });
     // A thread that sits in read(2) on standard input never returns; waiting for it would hang the exit.

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first asks to stop, the second does not wait.
+//! SIGTERM and SIGINT ask to stop. A second one changes nothing: `shutdown_grace` bounds what is left.
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

@@ -201,5 +201,5 @@ impl Store for File {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_trouble_with_a_file_ever_resumes_anything_and_only_the_option_that_is_meant_pauses() {
-    all_cells(File::ALL).await;
+    Box::pin(all_cells(File::ALL)).await;
 }

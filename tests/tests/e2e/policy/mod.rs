@@ -122,6 +122,7 @@ trait Store: Copy + fmt::Debug + Send + Sync {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "one at a time, and short-lived")]
 enum Sidecar {
     Here(Running),
     Process(Process, Client),

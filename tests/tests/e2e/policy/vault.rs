@@ -232,5 +232,5 @@ impl Store for Vault {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_trouble_with_vault_ever_resumes_anything_and_only_the_option_that_is_meant_pauses() {
-    all_cells(Vault::ALL).await;
+    Box::pin(all_cells(Vault::ALL)).await;
 }
