@@ -171,7 +171,8 @@ pub struct Event {
     pub time: String,
     /// Counts up by one.
     pub seq: u64,
-    /// `transition`, `hold_placed`, `hold_released`, `hold_expired`, `override`, `refused` or `reading`.
+    /// `transition`, `hold_placed`, `hold_released`, `hold_expired`, `override`, `refused` or `reading`; in a history
+    /// also `started` and `lost`.
     pub kind: String,
     /// The stream or gate it happened to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -344,7 +345,8 @@ impl SwitchStatus {
 }
 
 impl Event {
-    pub(crate) fn of(record: &Record) -> Event {
+    /// The record as JSON tells it.
+    pub fn of(record: &Record) -> Event {
         let text = |name: &Option<gate::Name>| name.as_deref().map(Into::into);
         let millis = |d: Option<Duration>| d.map(|d| (d.as_secs_f64() * 1e6).round() / 1e3);
         Event {
@@ -362,6 +364,26 @@ impl Event {
             version: text(&record.version),
             flip_latency_ms: millis(record.flip_latency),
             store_latency_ms: millis(record.store_latency),
+        }
+    }
+
+    /// Something that the journal has no record of, for whoever keeps a history.
+    pub fn bare(at: SystemTime, kind: &str, reason: &str) -> Event {
+        Event {
+            time: time(at),
+            seq: 0,
+            kind: kind.into(),
+            stream: None,
+            switch: None,
+            from: None,
+            to: None,
+            controller: None,
+            actor: None,
+            by: None,
+            reason: Some(reason.into()),
+            version: None,
+            flip_latency_ms: None,
+            store_latency_ms: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One process, put together: build, then run, then stop in the right order.
 use crate::config::{self, Config};
+use crate::history;
 use crate::remember::Memory;
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
@@ -28,6 +29,7 @@ pub struct App {
     streams: Vec<Stream>,
     gates: Vec<(HttpGate, Listener)>,
     memory: Option<Memory>,
+    state: Option<StateDir>,
     shutdown_grace: Duration,
 }
 
@@ -138,6 +140,7 @@ impl App {
             streams,
             gates,
             memory,
+            state,
             shutdown_grace: config.shutdown_grace,
         })
     }
@@ -185,6 +188,9 @@ impl App {
         tasks.spawn(self.observe.serve(self.admin.observe(), surfaces.clone()));
         if let Some(memory) = self.memory {
             tasks.spawn(memory.keep(self.holds.clone(), surfaces.clone()));
+        }
+        if let Some(state) = self.state {
+            tasks.spawn(history::keep(self.holds.clone(), state, surfaces.clone()));
         }
         for task in self.poller.tasks(&polling) {
             tasks.spawn(task);

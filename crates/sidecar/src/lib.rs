@@ -8,5 +8,6 @@ pub mod command;
 pub mod config;
 mod console;
 mod demo;
+pub mod history;
 mod log;
 mod remember;

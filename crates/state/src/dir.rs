@@ -1,6 +1,7 @@
 //! The directory, and the lock that keeps a second process out of it.
 use crate::{Ledger, StateError, StateFile};
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ impl StateDir {
     /// [`StateError::InUse`] if another process has it, [`StateError::Io`] if it cannot be created or written.
     pub fn open(root: impl Into<PathBuf>) -> Result<StateDir, StateError> {
         let root = root.into();
-        make_private(&root)?;
+        make_private(&root).map_err(|e| StateError::io("create", &root, e))?;
         let path = root.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -50,7 +51,7 @@ impl StateDir {
     /// [`StateError::Io`] if the folder cannot be created.
     pub fn place(&self, folder: &str, name: &str, ending: &str) -> Result<PathBuf, StateError> {
         let folder = self.root.join(folder);
-        make_private(&folder)?;
+        make_private(&folder).map_err(|e| StateError::io("create", &folder, e))?;
         Ok(folder.join(format!("{}.{ending}", file_name(name))))
     }
 
@@ -71,14 +72,13 @@ impl StateDir {
     }
 }
 
-fn make_private(path: &Path) -> Result<(), StateError> {
+/// A folder, with those above it, for its owner only.
+pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(path)
-        .map_err(|e| StateError::io("create", path, e))
+    builder.create(path)
 }
 
 fn file_name(name: &str) -> String {

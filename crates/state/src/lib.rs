@@ -1,18 +1,21 @@
 //! What a restart must not forget, in small files under one directory.
 //!
-//! Two kinds, both JSON that a person can read:
+//! Three kinds, all JSON that a person can read:
 //! - a [`StateFile`] is replaced as a whole (temporary file, fsync, rename, fsync of the directory): for what
 //!   changes at the pace of people;
-//! - a [`Ledger`] is overwritten in place, in turns between two slots: for what changes with every batch.
+//! - a [`Ledger`] is overwritten in place, in turns between two slots: for what changes with every batch;
+//! - a [`History`] is appended to, a line for everything that happened, and bounded by turning two files over.
 //!
 //! Everything here blocks; call it from where blocking is allowed. Nothing here panics: a disk that is full,
 //! read-only or damaged is an error that names the file and what to do.
 mod dir;
 mod file;
+mod history;
 mod ledger;
 
 pub use dir::StateDir;
 pub use file::StateFile;
+pub use history::{Entry, History, Past};
 pub use ledger::Ledger;
 
 use std::io;
