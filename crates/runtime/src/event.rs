@@ -1,9 +1,10 @@
 //! What moves through a stream, and the four traits of those who move it.
 use crate::hold::Demand;
+use crate::lease::{Outstanding, Terms};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_gate::Name;
 
 /// Where an event came from, in the source's own terms. Ordered as the source hands events out.
@@ -91,6 +92,10 @@ pub enum SourceError {
     /// It broke: what was fetched and not acknowledged is its own again. It is opened again after a while.
     #[error("{0}")]
     Broke(Name),
+    /// It broke, but what was fetched is still its own to settle: the link to a broker that keeps leases. It is opened
+    /// again after a while, under the same epoch.
+    #[error("{0}")]
+    Interrupted(Name),
     /// It will not work until a person acts.
     #[error("{0}")]
     Fatal(Name),
@@ -128,7 +133,8 @@ pub trait Source: Send + 'static {
     }
 
     /// Connects, and goes to the first event that is not acknowledged. May run while the gate is closed, so it
-    /// requests no events. The tokens of all events from here on carry `epoch`.
+    /// requests no events. The tokens of all events from here on carry `epoch`: the one before after
+    /// [`SourceError::Interrupted`], a new one otherwise.
     fn open(&mut self, epoch: u32) -> impl Future<Output = Result<(), SourceError>> + Send;
 
     /// Fetches some events into `into`, no more than `demand` asks for. Starts a request only under an
@@ -170,6 +176,29 @@ pub trait Settle: Clone + Send + Sync + 'static {
     /// is settled by `ack` or `give_back`.
     fn claim(&self, event: &Token) -> bool {
         self.ours(event)
+    }
+
+    /// The terms of its leases, for a source whose broker takes events back unless it hears of them; the driver then
+    /// keeps them while they are unfinished. `None` where there are none, or they are not known yet.
+    fn terms(&self) -> Option<Terms> {
+        None
+    }
+
+    /// What is out under leases. Cheap: asked several times in a lease.
+    fn outstanding(&self) -> Option<Outstanding> {
+        None
+    }
+
+    /// Renews the leases that were last renewed at or before a moment, of what is still this source's and of nothing
+    /// else. Answers how many turned out not to be: those [`Settle::ours`] denies from here on.
+    fn extend(&self, _before: Instant) -> impl Future<Output = Result<usize, SettleError>> + Send {
+        async { Ok(0) }
+    }
+
+    /// The leases that were last renewed at or before a moment are over: [`Settle::ours`] denies them from here on.
+    /// Answers how many.
+    fn expire(&self, _before: Instant) -> usize {
+        0
     }
 
     /// Takes these back, to be handed out again: to the next process, or to another consumer.

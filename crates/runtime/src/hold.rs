@@ -49,6 +49,8 @@ pub(crate) struct Turn {
     pub(crate) epoch: u32,
     /// How often the source has lost events that are held.
     pub(crate) losses: u32,
+    /// How often what is held was to be given back.
+    pub(crate) parks: u32,
 }
 
 #[derive(Default)]
@@ -62,6 +64,12 @@ struct Inner {
     /// How much of that is held rather than in flight.
     lane_held: usize,
     lane_since: Option<Instant>,
+    /// How much of what is held has met a stage: it cannot be given back as it came.
+    lane_met: usize,
+    lease_ends: Option<Instant>,
+    /// The lane was asked to give back what is held, and has not yet.
+    parking: bool,
+    parked: bool,
     ended: bool,
     spare: Vec<Batch>,
 }
@@ -134,9 +142,16 @@ impl Hold {
         inner.events += batch.events.len();
         inner.bytes += batch.bytes;
         inner.queue.push_back((batch, now));
+        inner.parked = false;
         self.publish(&inner);
         drop(inner);
         self.filled.notify_one();
+    }
+
+    /// Held events are not the source's any more: the lane drops those that it denies.
+    pub(crate) fn lost(&self) {
+        self.turns
+            .send_modify(|turn| turn.losses = turn.losses.wrapping_add(1));
     }
 
     /// Nothing more will be pushed.
@@ -145,13 +160,52 @@ impl Hold {
         self.filled.notify_one();
     }
 
+    // ---- the lease keeper's side
+
+    /// When the first lease of what is unfinished ends.
+    pub(crate) fn set_lease(&self, ends: Option<Instant>) {
+        let mut inner = self.inner();
+        if inner.lease_ends != ends {
+            inner.lease_ends = ends;
+            self.publish(&inner);
+        }
+    }
+
+    /// Whether something is held that has met no stage.
+    pub(crate) fn parkable(&self) -> bool {
+        let inner = self.inner();
+        !inner.parking && (inner.events > 0 || inner.lane_held > inner.lane_met)
+    }
+
+    /// Has the lane give back what is held, once the attempt under way is over. Until then nothing is parkable.
+    pub(crate) fn park(&self) {
+        self.inner().parking = true;
+        self.turns
+            .send_modify(|turn| turn.parks = turn.parks.wrapping_add(1));
+    }
+
+    /// The lane has given back what it was asked to.
+    pub(crate) fn has_parked(&self, any: bool) {
+        let mut inner = self.inner();
+        inner.parking = false;
+        inner.parked |= any;
+        self.publish(&inner);
+        drop(inner);
+        self.room.notify_one();
+    }
+
     fn room(&self) -> Option<(usize, usize)> {
+        self.room_beside(0, 0)
+    }
+
+    fn room_beside(&self, events: usize, bytes: usize) -> Option<(usize, usize)> {
+        let (more_events, more_bytes) = (events, bytes);
         let inner = self.inner();
         let events = self
             .limits
             .events
-            .saturating_sub(inner.events + inner.lane_events);
-        let bytes = self.limits.bytes.saturating_sub(inner.bytes + inner.lane_bytes);
+            .saturating_sub(inner.events + inner.lane_events + more_events);
+        let bytes = (self.limits.bytes).saturating_sub(inner.bytes + inner.lane_bytes + more_bytes);
         (events > 0 && bytes > 0).then_some((events, bytes))
     }
 
@@ -204,13 +258,16 @@ impl Hold {
         inner.lane_events = batch.events.len();
         inner.lane_bytes = batch.bytes;
         inner.lane_held = batch.events.len();
+        inner.lane_met = 0;
         inner.lane_since = Some(since);
         Some(batch)
     }
 
-    /// Says how much of what the lane took is unfinished, and how much of that is held rather than in flight.
-    pub(crate) fn lane_has(&self, unfinished: usize, held: usize) {
+    /// Says how much of what the lane took is unfinished, how much of that is held rather than in flight, and how much
+    /// of what is held has met a stage.
+    pub(crate) fn lane_has(&self, unfinished: usize, held: usize, met: usize) {
         let mut inner = self.inner();
+        inner.lane_met = met;
         if unfinished == 0 {
             inner.lane_bytes = 0;
         }
@@ -241,7 +298,8 @@ impl Hold {
         self.member.meter().set_held(Held {
             events: (inner.events + inner.lane_held) as u64,
             oldest: lane.or_else(|| inner.queue.front().map(|(_, since)| *since)),
-            ..Held::default()
+            lease_ends: inner.lease_ends,
+            parked: inner.parked,
         });
     }
 }
@@ -263,13 +321,19 @@ pub struct Ask {
 impl Demand {
     /// Waits until the hold has room and the gate is open; nothing once the stream is stopping. Cancel-safe.
     pub async fn wanted(&self) -> Option<Ask> {
+        self.wanted_beside(0, 0).await
+    }
+
+    /// [`Demand::wanted`], for a source that has asked for so many events and bytes already and not got them yet:
+    /// the ask is for what may come besides. Cancel-safe.
+    pub async fn wanted_beside(&self, events: usize, bytes: usize) -> Option<Ask> {
         let hold = &*self.0;
         let gate = hold.member.gate();
         loop {
             if hold.quit.is_cancelled() {
                 return None;
             }
-            self.room().await?;
+            self.room_beside(events, bytes).await?;
             let unit = match gate.try_enter() {
                 Some(unit) => unit,
                 None => tokio::select! {
@@ -277,7 +341,7 @@ impl Demand {
                     () = hold.quit.cancelled() => return None,
                 },
             };
-            if let Some((events, bytes)) = hold.room() {
+            if let Some((events, bytes)) = hold.room_beside(events, bytes) {
                 return Some(Ask {
                     events,
                     bytes,
@@ -290,12 +354,16 @@ impl Demand {
     /// Waits until the hold has room, whatever the gate says: how many events and bytes. For what comes without
     /// having been asked for; nothing once the stream is stopping. Cancel-safe.
     pub async fn room(&self) -> Option<(usize, usize)> {
+        self.room_beside(0, 0).await
+    }
+
+    async fn room_beside(&self, events: usize, bytes: usize) -> Option<(usize, usize)> {
         let hold = &*self.0;
         loop {
             if hold.quit.is_cancelled() {
                 return None;
             }
-            if let Some(room) = hold.room() {
+            if let Some(room) = hold.room_beside(events, bytes) {
                 return Some(room);
             }
             tokio::select! {
@@ -308,9 +376,22 @@ impl Demand {
     /// Says that held events are not the source's any more: those that [`Settle::ours`](crate::Settle::ours)
     /// denies are dropped from the hold.
     pub fn lost(&self) {
-        self.0
-            .turns
-            .send_modify(|turn| turn.losses = turn.losses.wrapping_add(1));
+        self.0.lost();
+    }
+
+    /// Resolves when the gate is closed, for what has to be ended by a pause. Cancel-safe.
+    pub async fn closed(&self) {
+        self.0.member.gate().closed().await;
+    }
+
+    /// Resolves when the gate is open. Cancel-safe.
+    pub async fn opened(&self) {
+        self.0.member.gate().opened().await;
+    }
+
+    /// The stream's own clock: leases are counted by it.
+    pub fn clock(&self) -> std::time::Instant {
+        self.0.member.now().mono
     }
 
     /// How many events are wanted right now: none while the gate is closed. For a consumer that has to go on

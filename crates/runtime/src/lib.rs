@@ -33,6 +33,7 @@ mod connectors;
 mod dead_letter;
 mod event;
 mod hold;
+mod lease;
 mod life;
 mod stages;
 mod stream;
@@ -54,6 +55,7 @@ pub use event::{
     Token,
 };
 pub use hold::{Ask, Demand, Limits};
+pub use lease::{LeaseId, Leases, Outstanding, Terms};
 pub use stages::{BadExpression, Count, Filter, Map};
 pub use stream::{Outcome, Pipeline, Report, drive};
 pub use supervisor::{Stream, Supervisor, herald};

@@ -1,6 +1,6 @@
 //! The one driver: source → stages → sink, asking the gate.
 //!
-//! Two loops in one task. The *pump* fetches into the hold and never drops a fetch, whatever the gate says. The
+//! Two loops in one task, and [the keeper of leases](crate::lease) beside them. The *pump* fetches into the hold and never drops a fetch, whatever the gate says. The
 //! *lane* takes a batch from the hold outside of any run, enters its gate lane, takes events through all stages
 //! one by one, writes the outputs as one attempt, acknowledges, and leaves. Between attempts nothing is in
 //! flight; what is pending then is held, and its stages are not run again.
@@ -9,6 +9,7 @@ use crate::event::{
     Batch, Event, Fetched, Poison, Settle, SettleError, Sink, SinkError, Source, SourceError, Stages, Token,
 };
 use crate::hold::{Demand, Hold, Limits, Turn};
+use crate::lease::keep;
 use crate::life::{Effect, Health, Input, Part, Vital, backoff, step};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -129,7 +130,14 @@ pub(crate) async fn drive_counted<S: Source, G: Stages, K: Sink>(
             worker.run().await;
             quit.cancel();
         };
-        let both = async { tokio::join!(pump(&mut source, &hold, &vitals, &quit), lane) };
+        let leases = settle.clone();
+        let both = async {
+            let both = async { tokio::join!(pump(&mut source, &hold, &vitals, &quit), lane) };
+            tokio::select! {
+                _ = both => {}
+                never = keep(member, &hold, &leases) => match never {},
+            }
+        };
         tokio::pin!(both);
         tokio::select! {
             biased;
@@ -240,6 +248,11 @@ async fn pump<S: Source>(source: &mut S, hold: &Arc<Hold>, vitals: &Vitals<'_>, 
     // Counts on while a source opens and then breaks before it brought anything.
     let mut fruitless = 0u32;
     let mut epoch = hold.next_epoch();
+    let again = |fruitless, source: &S, why: &str| {
+        let why = format!("{}: {why}", source.describe()).into();
+        let wait = vitals.broke(Part::Source, why)?;
+        Some(wait.max(backoff(fruitless, fastrand::f64())))
+    };
     'opening: while !quit.is_cancelled() {
         tokio::select! {
             () = hold.lane_caught_up(epoch) => {}
@@ -267,10 +280,12 @@ async fn pump<S: Source>(source: &mut S, hold: &Arc<Hold>, vitals: &Vitals<'_>, 
             Err(SourceError::Broke(why)) => {
                 // At once: what it takes back must not be begun any more.
                 epoch = hold.next_epoch();
-                let why = format!("{}: {why}", source.describe()).into();
                 fruitless = fruitless.saturating_add(1);
-                let wait = vitals.broke(Part::Source, why);
-                wait.map(|wait| wait.max(backoff(fruitless, fastrand::f64())))
+                again(fruitless, &*source, &why)
+            }
+            Err(SourceError::Interrupted(why)) => {
+                fruitless = fruitless.saturating_add(1);
+                again(fruitless, &*source, &why)
             }
             Err(SourceError::Fatal(why)) => {
                 vitals.fatal(format!("{}: {why}", source.describe()).into());
@@ -316,6 +331,22 @@ impl Pending {
         self.done.clear();
         self.dead_count = 0;
     }
+
+    /// Drops what is not written yet of events that are not `ours`, and their acknowledgements.
+    fn retain(&mut self, ours: impl Fn(&Token) -> bool) {
+        let source = |token: &Token| Token { part: 0, ..*token };
+        let mut at = 0;
+        let written = self.written;
+        self.out.retain(|event| {
+            at += 1;
+            at <= written || ours(&source(&event.token))
+        });
+        self.poison.take_if(|(event, _)| !ours(&event.token));
+        self.done.retain(|token| ours(token));
+        if self.done.is_empty() {
+            self.clear();
+        }
+    }
 }
 
 enum Next {
@@ -351,7 +382,7 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
         let mut lane = self.member.gate().lane();
         let mut turns = hold.turns();
         loop {
-            self.drop_what_is_not_ours();
+            self.drop_what_is_not_ours().await;
             let leaving = quit.is_cancelled();
             if leaving && self.takes_back {
                 return;
@@ -421,11 +452,12 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
     }
 
     /// What was handed out before the source started over is the source's again, and what it has lost is nobody's.
-    fn drop_what_is_not_ours(&mut self) {
+    async fn drop_what_is_not_ours(&mut self) {
         let turn = self.hold.turn();
         if turn == self.turn {
             return;
         }
+        let parks = turn.parks != self.turn.parks;
         if turn.epoch != self.turn.epoch {
             self.pending.clear();
             self.parked.clear();
@@ -434,15 +466,43 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
         if self.settle.may_lose() {
             self.parked.retain(|token| self.settle.ours(token));
             self.hold.retain(|token| self.settle.ours(token));
+            if turn.losses != self.turn.losses {
+                self.pending.retain(|token| self.settle.ours(token));
+            }
         }
         self.turn = turn;
+        if parks {
+            self.park().await;
+        }
         self.held();
+    }
+
+    /// Gives back what is held and has met no stage. What has met one stays: its effect may be half done, and stages
+    /// remember.
+    async fn park(&mut self) {
+        let mut held: Vec<Token> = self.parked.events.iter().map(|event| event.token).collect();
+        self.parked.clear();
+        for batch in self.hold.drain() {
+            held.extend(batch.events.iter().map(|event| event.token));
+            self.hold.recycle(batch);
+        }
+        if !held.is_empty()
+            && let Err(error) = self.settle.give_back(&held).await
+        {
+            tracing::warn!(
+                stream = %self.member.name(), events = held.len(), %error,
+                "could not give work back; the source hands it out again when its lease ends"
+            );
+        }
+        self.held();
+        self.hold.has_parked(!held.is_empty());
     }
 
     /// Tells the hold that everything unfinished is held, as is true outside a run.
     fn held(&self) {
-        let unfinished = self.parked.events.len() + self.pending.done.len();
-        self.hold.lane_has(unfinished, unfinished);
+        let met = self.pending.done.len();
+        let unfinished = self.parked.events.len() + met;
+        self.hold.lane_has(unfinished, unfinished, met);
     }
 
     async fn open_sink(&mut self) -> Next {
@@ -475,7 +535,7 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
             }
         }
         let waiting = self.parked.events.len();
-        self.hold.lane_has(waiting + self.pending.done.len(), waiting);
+        self.hold.lane_has(waiting + self.pending.done.len(), waiting, 0);
         self.say_what_runs();
         loop {
             if let Some((event, poison)) = &self.pending.dead {
@@ -676,7 +736,7 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
         for batch in self.hold.drain() {
             left.extend(batch.events.iter().map(|event| event.token));
         }
-        self.hold.lane_has(0, 0);
+        self.hold.lane_has(0, 0, 0);
         left
     }
 }

@@ -20,7 +20,8 @@ pub use stdout::StdoutSink;
 
 use crate::event::{Batch, Event, Fetched, Settle, SettleError, Sink, SinkError, Source, SourceError, Token};
 use crate::hold::Demand;
-use std::time::Duration;
+use crate::lease::{Outstanding, Terms};
+use std::time::{Duration, Instant};
 use tidegate_gate::Name;
 
 /// Any source that a configuration can name. One branch per batch, none per event.
@@ -131,6 +132,22 @@ impl Settle for AnySettle {
 
     fn claim(&self, event: &Token) -> bool {
         each!(AnySettle, self, s => s.claim(event))
+    }
+
+    fn terms(&self) -> Option<Terms> {
+        each!(AnySettle, self, s => s.terms())
+    }
+
+    fn outstanding(&self) -> Option<Outstanding> {
+        each!(AnySettle, self, s => s.outstanding())
+    }
+
+    async fn extend(&self, before: Instant) -> Result<usize, SettleError> {
+        each!(AnySettle, self, s => s.extend(before).await)
+    }
+
+    fn expire(&self, before: Instant) -> usize {
+        each!(AnySettle, self, s => s.expire(before))
     }
 
     async fn ack(&self, done: &[Token]) -> Result<(), SettleError> {

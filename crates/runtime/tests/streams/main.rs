@@ -5,6 +5,7 @@ mod failing;
 mod files;
 mod http_sink;
 mod http_source;
+mod leased;
 mod pausing;
 mod rig;
 mod stages;
