@@ -2,6 +2,7 @@
 use crate::config::{self, Config};
 use crate::history;
 use crate::remember::Memory;
+use crate::state_file::StateFile;
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub struct App {
     gates: Vec<(HttpGate, Listener)>,
     memory: Option<Memory>,
     state: Option<StateDir>,
+    state_file: Option<StateFile>,
     shutdown_grace: Duration,
 }
 
@@ -85,6 +87,10 @@ impl App {
             gates.push((HttpGate::new(member, &gate).with_context(told)?, listener));
         }
 
+        if let Some(told) = &config.state_file {
+            StateFile::publish(&holds, &told.publish)?;
+        }
+
         let memory = state
             .as_ref()
             .map(Memory::open)
@@ -112,6 +118,18 @@ impl App {
         };
         let poller = Poller::bind(holds.clone(), switches, fastrand::u64(..), eyes)?;
         let nudger = poller.nudger();
+
+        // Before anything runs: what the last process left may still count, and knows nothing of the holds of this start.
+        let state_file = config
+            .state_file
+            .as_ref()
+            .map(|told| {
+                let file = StateFile::at(&told.path);
+                let written = file.write(&holds.snapshot());
+                written.with_context(|| format!("state_file: {} cannot be written", told.path.display()))?;
+                Ok::<_, anyhow::Error>(file)
+            })
+            .transpose()?;
 
         let tls = control_tls(&config.control)?;
         let poll = nudger.clone();
@@ -141,6 +159,7 @@ impl App {
             gates,
             memory,
             state,
+            state_file,
             shutdown_grace: config.shutdown_grace,
         })
     }
@@ -191,6 +210,9 @@ impl App {
         }
         if let Some(state) = self.state {
             tasks.spawn(history::keep(self.holds.clone(), state, surfaces.clone()));
+        }
+        if let Some(file) = self.state_file {
+            tasks.spawn(file.keep(self.holds.clone(), surfaces.clone()));
         }
         for task in self.poller.tasks(&polling) {
             tasks.spawn(task);

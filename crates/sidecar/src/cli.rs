@@ -3,6 +3,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use std::ffi::OsString;
+#[cfg(feature = "devstore")]
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -100,12 +101,14 @@ impl Global {
 /// A command.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    #[cfg(feature = "devstore")]
     /// Try it: an embedded dev secret store and a sample stream
     Demo(DemoArgs),
     /// Run the sidecar
     Run(ConfigArgs),
     /// Say everything that is wrong with a configuration, and read every switch once
     Check(ConfigArgs),
+    #[cfg(feature = "devstore")]
     /// Run the embedded dev secret store alone
     Devstore(DevstoreArgs),
     /// Print what a shell needs to complete these commands
@@ -159,6 +162,7 @@ impl CompletionsArgs {
 }
 
 /// `demo`.
+#[cfg(feature = "devstore")]
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
     /// Where the embedded secret store listens
@@ -173,6 +177,7 @@ pub struct DemoArgs {
 }
 
 /// `devstore`.
+#[cfg(feature = "devstore")]
 #[derive(Clone, Debug, Args)]
 pub struct DevstoreArgs {
     /// Where it listens

@@ -7,7 +7,10 @@ pub mod client;
 pub mod command;
 pub mod config;
 mod console;
+#[cfg(feature = "devstore")]
 mod demo;
 pub mod history;
 mod log;
 mod remember;
+mod service_manager;
+mod state_file;

@@ -75,13 +75,31 @@ fn the_smallest_configuration_has_the_documented_defaults() {
 }
 
 #[test]
+fn what_is_only_published_can_be_held_and_shares_the_name_space() {
+    let published = "[state_file]\npath = \"/run/t/state.json\"\npublish = [\"reports\"]\n";
+    let config = ok(&format!(
+        "{published}[[switch]]\nname = \"ops\"\nstreams = [\"*\"]\nfile = {{ path = \"/x\" }}\n"
+    ));
+    assert_eq!(&*config.switches[0].streams[0], "reports");
+    assert_eq!(config.names().collect::<Vec<_>>(), ["reports"]);
+    assert!(
+        problem(&published.replace("reports", "orders"))
+            .contains("the name is taken by a stream or gate in line 2")
+    );
+    assert!(problem(&published.replace("reports", "no name")).contains("expected a name of at most 64"));
+    assert!(problem(&published.replace("/run/t/", "")).contains("expected the absolute path of a file"));
+    assert!(lines("[state_file]\npath = \"/run/t/state.json\"\n")[0].contains("there is nothing to pause"));
+    assert_eq!(ok(STREAM).state_file, None);
+}
+
+#[test]
 fn the_example_loads() {
     let config = ok(EXAMPLE);
     assert_eq!(config.control.tokens[0].allow, [Right::Read, Right::Pause]);
     assert_eq!(config.gates[0].listen, "0.0.0.0:8080".parse::<Address>().unwrap());
     assert_eq!(
         config.names().collect::<Vec<_>>(),
-        ["orders", "console", "webhooks", "app"]
+        ["orders", "console", "webhooks", "app", "reports"]
     );
 }
 
@@ -394,7 +412,9 @@ fn values_at_the_top_are_checked_too() {
     assert!(top("state_dir = \"x\"").contains("expected an absolute path"));
     assert_eq!(
         lines(""),
-        ["t.toml:1:1: there is nothing to pause: expected at least one [[stream]] or [[gate]]"]
+        [
+            "t.toml:1:1: there is nothing to pause: expected at least one [[stream]] or [[gate]], or a name in [state_file] publish"
+        ]
     );
 }
 
@@ -722,6 +742,7 @@ fn what_the_example_shows_as_a_default_is_one() {
     let said = [
         "gate.0.bypass",
         "state_dir",
+        "state_file.publish",
         "stream.0.dead_letter",
         "stream.0.source.follow",
         "stream.2.sink.ca_file",

@@ -1,6 +1,8 @@
 //! What each command does, told from the top.
 mod check;
+#[cfg(feature = "devstore")]
 mod demo;
+#[cfg(feature = "devstore")]
 mod devstore;
 mod run;
 mod signals;
@@ -18,7 +20,9 @@ pub fn run(cli: Cli) -> Result<u8> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // Processes tell their story; commands speak on standard output, and log what went wrong.
     let quiet = match &cli.command {
-        Command::Run(_) | Command::Devstore(_) => "info",
+        Command::Run(_) => "info",
+        #[cfg(feature = "devstore")]
+        Command::Devstore(_) => "info",
         _ => "error",
     };
     if let Err(error) = log::start(&cli.global.log_filter(quiet)) {
@@ -33,7 +37,9 @@ pub fn run(cli: Cli) -> Result<u8> {
         match &cli.command {
             Command::Run(args) => run::run(args).await,
             Command::Check(args) => check::check(args).await,
+            #[cfg(feature = "devstore")]
             Command::Demo(args) => demo::demo(args).await,
+            #[cfg(feature = "devstore")]
             Command::Devstore(args) => devstore::devstore(args).await,
             Command::Completions(args) => {
                 use std::io::Write;

@@ -3,6 +3,7 @@ use super::{complain, configured, signals::stop_on_signal};
 use crate::app::{App, Ending, clock};
 use crate::cli::{ConfigArgs, exit};
 use crate::console::{self, Style};
+use crate::service_manager;
 use anyhow::Result;
 use tidegate_admin::audit;
 use tidegate_runtime::Outcome;
@@ -40,10 +41,17 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<u8> {
             told.clone(),
         )),
     };
+    let timeouts = config.switches.iter().map(|s| s.config.timeout);
+    let managing = tokio::spawn(service_manager::tell(
+        app.holds().clone(),
+        timeouts.max().unwrap_or_default(),
+        stop.clone(),
+        told.clone(),
+    ));
     let ending = app.run(stop).await;
     told.cancel();
-    // It ends within a second of being told; a panic in it has been logged.
-    let _ = telling.await;
+    // They end within a second of being told; a panic in one has been logged.
+    let _ = tokio::join!(telling, managing);
     Ok(tell(&ending))
 }
 

@@ -39,6 +39,8 @@ pub struct Config {
     pub drain_delay: Duration,
     /// Where a restart finds what it must not forget; without it nothing is written.
     pub state_dir: Option<PathBuf>,
+    /// The file that tells other processes how things stand; without it none is written.
+    pub state_file: Option<StateFile>,
     /// The listener that may change something.
     pub control: Control,
     /// The listener that only shows.
@@ -52,11 +54,23 @@ pub struct Config {
 }
 
 impl Config {
-    /// The names of all streams and gates: what `*` stands for.
+    /// The names of all streams, gates and what is only published: what `*` stands for.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let streams = self.streams.iter().map(|s| &*s.name);
-        streams.chain(self.gates.iter().map(|g| g.name.as_str()))
+        let published = self.state_file.iter().flat_map(|f| &f.publish).map(|n| &**n);
+        streams
+            .chain(self.gates.iter().map(|g| g.name.as_str()))
+            .chain(published)
     }
+}
+
+/// `[state_file]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateFile {
+    /// Replaced each second, and with every change.
+    pub path: PathBuf,
+    /// Names that are neither hosted nor behind a gate, and can be held all the same: whoever reads the file keeps to it.
+    pub publish: Vec<Name>,
 }
 
 /// `[control]`: pause, resume, override, drain, status, watch.

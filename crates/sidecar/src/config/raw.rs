@@ -78,6 +78,8 @@ pub(super) struct RawTop {
     pub(super) drain_delay: Option<Span>,
     pub(super) state_dir: Option<PathBuf>,
     // Read apart, so that a mistake in one of them hides nothing of the others.
+    #[serde(default, rename = "state_file")]
+    _state_file: IgnoredAny,
     #[serde(default, rename = "control")]
     _control: IgnoredAny,
     #[serde(default, rename = "observe")]
@@ -115,4 +117,12 @@ pub(super) struct RawToken {
 pub(super) struct RawObserve {
     pub(super) listen: Option<Listen>,
     pub(super) ready_while_paused: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStateFile {
+    pub(super) path: PathBuf,
+    #[serde(default)]
+    pub(super) publish: Vec<String>,
 }

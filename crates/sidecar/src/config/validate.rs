@@ -1,10 +1,10 @@
 //! What has to fit together: names, addresses, rights, and what one key demands of another.
 use super::problem::{Report, suggestion};
-use super::raw::{RawControl, RawObserve, RawToken, RawTop, Span};
+use super::raw::{RawControl, RawObserve, RawStateFile, RawToken, RawTop, Span};
 use super::read::read;
 use super::streams;
 use super::tree::{Node, Path, Value};
-use super::{Config, Control, GateEntry, Observe, Right, StreamEntry, SwitchEntry, Token};
+use super::{Config, Control, GateEntry, Observe, Right, StateFile, StreamEntry, SwitchEntry, Token};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tidegate_gate::Name;
@@ -17,6 +17,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// where something was reported, a part may hold a value that nobody wrote.
 pub(super) struct Sections {
     pub(super) top: Option<Top>,
+    /// What could be read of it, if it is there.
+    state_file: Option<Option<StateFile>>,
     pub(super) control: Option<Control>,
     observe: Option<Observe>,
     pub(super) switches: Vec<(Path, Option<SwitchEntry>)>,
@@ -36,10 +38,15 @@ impl Sections {
             parts.into_iter().map(|(_, part)| part).collect()
         }
         let top = self.top?;
+        let state_file = match self.state_file {
+            Some(given) => Some(given?),
+            None => None,
+        };
         Some(Config {
             shutdown_grace: top.shutdown_grace,
             drain_delay: top.drain_delay,
             state_dir: top.state_dir,
+            state_file,
             control: self.control?,
             observe: self.observe?,
             switches: all(self.switches)?,
@@ -55,11 +62,12 @@ pub(super) fn sections(report: &mut Report<'_>) -> Sections {
     let streams = elements_in(report, &Path::default(), "stream");
     let gates = elements_in(report, &Path::default(), "gate");
     let switches = elements_in(report, &Path::default(), "switch");
-    let names = names(report, &streams, &gates);
-    if streams.is_empty() && gates.is_empty() {
+    let published = elements_of(report, &Path::top("state_file").key("publish"));
+    let names = names(report, &streams, &gates, &published);
+    if streams.is_empty() && gates.is_empty() && published.is_empty() {
         report.at(
             &Path::default(),
-            "there is nothing to pause: expected at least one [[stream]] or [[gate]]",
+            "there is nothing to pause: expected at least one [[stream]] or [[gate]], or a name in [state_file] publish",
         );
     }
     let mut ports = Ports::default();
@@ -67,6 +75,7 @@ pub(super) fn sections(report: &mut Report<'_>) -> Sections {
     let observe = observe(report, &mut ports);
     Sections {
         top,
+        state_file: state_file(report),
         control,
         observe,
         switches: switches
@@ -119,8 +128,8 @@ fn span(given: Option<Span>, default_seconds: u64) -> Duration {
     given.map_or(Duration::from_secs(default_seconds), |span| span.0)
 }
 
-/// The names of all streams and gates, and where they stand. Those of parts that are wrong count too: a switch that
-/// names one of them is right.
+/// The names of all streams, gates and what is only published, and where they are written. Those of parts that are
+/// wrong count too: a switch that names one of them is right.
 struct Names(Vec<(Name, Path)>);
 
 impl Names {
@@ -129,17 +138,17 @@ impl Names {
     }
 }
 
-fn names(report: &mut Report<'_>, streams: &[Path], gates: &[Path]) -> Names {
+fn names(report: &mut Report<'_>, streams: &[Path], gates: &[Path], published: &[Path]) -> Names {
     let mut names = Names(Vec::new());
-    for path in streams.iter().chain(gates) {
-        let at = path.key("name");
+    let named = streams.iter().chain(gates).map(|path| path.key("name"));
+    for at in named.chain(published.iter().cloned()) {
         let Some(name) = report.node(&at).and_then(Node::text).map(Name::from) else {
             continue; // reported when the part is read
         };
         check_name(report, &at, &name);
         match names.0.iter().find(|(known, _)| *known == name) {
             Some((_, other)) => {
-                let line = report.line(&other.key("name"));
+                let line = report.line(other);
                 report.at(
                     &at,
                     format!(
@@ -147,7 +156,7 @@ fn names(report: &mut Report<'_>, streams: &[Path], gates: &[Path]) -> Names {
                     ),
                 );
             }
-            None => names.0.push((name, path.clone())),
+            None => names.0.push((name, at)),
         }
     }
     names
@@ -274,6 +283,14 @@ fn control(report: &mut Report<'_>, ports: &mut Ports) -> Option<Control> {
     })
 }
 
+/// The elements of the list at `path`, if one is there; what else stands there is reported when its table is read.
+fn elements_of(report: &Report<'_>, path: &Path) -> Vec<Path> {
+    match report.node(path).map(|node| &node.value) {
+        Some(Value::List(list)) => list.iter().map(|(i, _)| path.index(*i)).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// The elements of `[[key]]` in the table at `path`.
 pub(super) fn elements_in(report: &mut Report<'_>, path: &Path, key: &str) -> Vec<Path> {
     let at = path.key(key);
@@ -367,6 +384,24 @@ fn observe(report: &mut Report<'_>, ports: &mut Ports) -> Option<Observe> {
     })
 }
 
+fn state_file(report: &mut Report<'_>) -> Option<Option<StateFile>> {
+    let path = Path::top("state_file");
+    report.node(&path)?;
+    let Some(raw) = read::<RawStateFile>(report, &path) else {
+        return Some(None);
+    };
+    if !raw.path.is_absolute() || raw.path.file_name().is_none() {
+        report.at(
+            &path.key("path"),
+            "expected the absolute path of a file: its readers run elsewhere",
+        );
+    }
+    Some(Some(StateFile {
+        path: raw.path,
+        publish: raw.publish.iter().map(|name| Name::from(name.as_str())).collect(),
+    }))
+}
+
 fn switch(report: &mut Report<'_>, path: &Path, names: &Names) -> Option<SwitchEntry> {
     // Names and the streams they hold are judged even where the rest of the switch cannot be read.
     let at = path.key("name");
@@ -451,12 +486,7 @@ fn held(report: &mut Report<'_>, path: &Path, names: &Names) -> Vec<Name> {
             let known: Vec<String> = names
                 .0
                 .iter()
-                .filter_map(|(_, path)| {
-                    report
-                        .node(&path.key("name"))
-                        .and_then(Node::written)
-                        .map(str::to_owned)
-                })
+                .filter_map(|(_, at)| report.node(at).and_then(Node::written).map(str::to_owned))
                 .collect();
             let found = item.shown(&at);
             let near = suggestion(written, known.iter().map(String::as_str));
