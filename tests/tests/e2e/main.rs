@@ -10,6 +10,7 @@ mod harness;
 
 mod bad_input;
 mod flowtide;
+mod history;
 mod holds;
 mod outage;
 mod policy;

@@ -3,7 +3,7 @@ use super::{Client, Site, within_patience};
 use std::sync::Arc;
 use tidegate::app::{App, Ending, clock};
 use tidegate::config;
-use tidegate_gate::Holds;
+use tidegate_gate::{Clock, Holds};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -18,9 +18,14 @@ pub(crate) struct Running {
 impl Running {
     /// Starts over the site's configuration.
     pub(crate) async fn start(site: &Site) -> Running {
+        Running::on(site, clock()).await
+    }
+
+    /// The same, on another clock.
+    pub(crate) async fn on(site: &Site, clock: Clock) -> Running {
         let config =
             config::load(&site.config_file()).unwrap_or_else(|e| panic!("{e}\n--- in\n{}", site.config()));
-        let app = App::build(&config, clock()).await.unwrap();
+        let app = App::build(&config, clock).await.unwrap();
         let client = Client::new(&app.control().to_string(), &app.observe().to_string());
         let holds = app.holds().clone();
         let stop = CancellationToken::new();

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tidegate_devstore::{DevStore, Options};
 
+pub(super) const FREE_PORTS: &str =
+    "[control]\nlisten = \"127.0.0.1:0\"\n[observe]\nlisten = \"127.0.0.1:0\"\n";
+
 /// Goes away with everything in it when it is dropped.
 pub(crate) struct Site {
     dir: TempDir,
@@ -18,7 +21,7 @@ pub(crate) struct Site {
 impl Site {
     /// Both surfaces on free ports of loopback; no switch and no stream yet.
     pub(crate) async fn new() -> Site {
-        Site::with("[control]\nlisten = \"127.0.0.1:0\"\n[observe]\nlisten = \"127.0.0.1:0\"\n").await
+        Site::with(FREE_PORTS).await
     }
 
     /// A site whose configuration begins like this.
@@ -39,7 +42,7 @@ impl Site {
         .await
     }
 
-    async fn over(config: &str, options: Options) -> Site {
+    pub(super) async fn over(config: &str, options: Options) -> Site {
         // Whoever builds a TLS client needs it, the tests' own among them.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let store = DevStore::start(options).await.unwrap();

@@ -1,13 +1,14 @@
 //! What can go wrong with a file.
 use super::{Kind, Sidecar, Store, all_cells};
 use crate::harness::{Client, Process, Running, Site, tidegate};
+use serde_json::Value;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::process::Command;
 
 #[derive(Clone, Copy, Debug)]
-enum File {
+pub(super) enum File {
     Removed,
     FolderRemoved,
     DanglingLink,
@@ -25,7 +26,7 @@ enum File {
 }
 
 impl File {
-    const ALL: &[File] = &[
+    pub(super) const ALL: &[File] = &[
         File::Removed,
         File::FolderRemoved,
         File::DanglingLink,
@@ -125,6 +126,17 @@ impl Store for File {
         }
     }
 
+    fn is_model(&self) -> bool {
+        matches!(
+            self,
+            File::Removed | File::KeyAbsent | File::Word | File::NoLeaveToRead | File::ADevice
+        )
+    }
+
+    fn needs_a_process(&self) -> bool {
+        matches!(self, File::NoLeaveToRead)
+    }
+
     fn provider(&self, _: &Site) -> String {
         "file = { path = \"{dir}/mounted/flag\" }".into()
     }
@@ -140,8 +152,10 @@ impl Store for File {
         std::fs::create_dir(File::folder(site)).unwrap();
     }
 
-    fn flag(&self, site: &Site, paused: bool) {
-        File::write(site, format!("{{\"IsPaused\": {paused}}}\n").as_bytes());
+    fn put(&self, site: &Site, paused: bool, text: &Value) {
+        let mut flag = text.clone();
+        flag["IsPaused"] = paused.into();
+        File::write(site, format!("{flag}\n").as_bytes());
     }
 
     async fn spoil(&self, site: &Site) {
@@ -167,10 +181,16 @@ impl Store for File {
         }
     }
 
-    async fn mend(&self, site: &Site) {
+    async fn mend(&self, site: &Site) -> bool {
         match self {
-            File::FolderRemoved => std::fs::rename(site.path("elsewhere"), File::folder(site)).unwrap(),
-            File::NoLeaveToRead => File::mode(site, 0o600),
+            File::FolderRemoved => {
+                std::fs::rename(site.path("elsewhere"), File::folder(site)).unwrap();
+                return true;
+            }
+            File::NoLeaveToRead => {
+                File::mode(site, 0o600);
+                return true;
+            }
             File::Hangs => {
                 // Whoever waits for a writer gets one, and finds the end.
                 let path = File::path(site);
@@ -186,11 +206,12 @@ impl Store for File {
             }
             _ => {}
         }
+        false
     }
 
     async fn start(&self, site: &Site) -> Sidecar {
         match self {
-            File::NoLeaveToRead => {
+            _ if self.needs_a_process() => {
                 let (process, client) = File::as_somebody_without_rights(site).await;
                 Sidecar::Process(process, client)
             }

@@ -1,8 +1,16 @@
 //! Every cell of the policy, at the store's wire: each way in which a switch gives no flag × what went before × what the
-//! configuration says about it. One table of troubles for Vault and one for files; the outcome is computed by one
-//! function from the contract's sentences, and by nothing of the product's.
+//! configuration says about it. A table of troubles for each store; the outcome is computed by one function from the
+//! contract's sentences, and by nothing of the product's.
+//!
+//! One way to come to a reading (its *model*) is tried with the whole product of the options, since what is decided
+//! depends on the reading and not on how it came about; that the other ways come to the same reading is what their
+//! cells show, with each option alone and with those together that must not stand in each other's way. Two options are
+//! left out of the product: `at_start` where the process itself has had a good reading, for it has had its say then,
+//! and `on_expiry`, which says what a good reading past `until` means (`expiry.rs`).
+mod expiry;
 mod file;
 mod forgetful;
+mod key_vault;
 mod vault;
 
 use crate::harness::{Client, Process, Running, Site, append, controllers, eventually, rows, text_of};
@@ -14,10 +22,37 @@ use std::fmt;
 /// What had been read before the trouble began.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Before {
-    /// Nothing: it was there when the process started.
+    /// Nothing: it was there when the process started, and nothing was remembered.
     Starting,
+    /// It was there when the process started, and the process before it had left its last reading in `state_dir`.
+    RestartedRunning,
+    RestartedPaused,
     Running,
     Paused,
+}
+
+impl Before {
+    const ALL: [Before; 5] = [
+        Before::Starting,
+        Before::RestartedRunning,
+        Before::RestartedPaused,
+        Before::Running,
+        Before::Paused,
+    ];
+
+    /// The flag that was read.
+    fn paused(self) -> bool {
+        matches!(self, Before::Paused | Before::RestartedPaused)
+    }
+
+    /// The trouble was there before this process could read anything.
+    fn unread(self) -> bool {
+        !matches!(self, Before::Running | Before::Paused)
+    }
+
+    fn restarted(self) -> bool {
+        matches!(self, Before::RestartedRunning | Before::RestartedPaused)
+    }
 }
 
 /// Which option has a say.
@@ -42,32 +77,31 @@ struct Options {
 }
 
 impl Options {
-    fn all(before: Before) -> Vec<Options> {
-        // Where a good reading came first, at_start has had its say.
-        let starts: &[&str] = if before == Before::Starting {
-            &["paused", "running"]
-        } else {
-            &["paused"]
+    /// What is tried after one beginning; a group is what one process tries at once.
+    fn groups(before: Before, model: bool) -> Vec<Vec<Options>> {
+        let starts: &[&'static str] = match before {
+            Before::Starting => &["paused", "running", "last"],
+            // What was remembered is for "last", and the option that says the opposite does not look at it.
+            Before::RestartedRunning => &["paused", "last"],
+            Before::RestartedPaused => &["running", "last"],
+            Before::Running | Before::Paused => &["paused"],
         };
-        // Each option alone, and those together that must not stand in each other's way.
-        let choices = [
-            ("keep", "keep", None),
-            ("pause", "keep", None),
-            ("keep", "pause", None),
-            ("keep", "keep", Some("keep")),
-            ("keep", "keep", Some("pause")),
-            ("pause", "pause", Some("keep")),
-        ];
-        let mut all = Vec::new();
-        for at_start in starts {
-            all.extend(choices.map(|(on_missing, on_malformed, stale)| Options {
+        let choices = if model { whole() } else { some() };
+        let group = |at_start: &&'static str| -> Vec<Options> {
+            let of = |&(on_missing, on_malformed, stale): &Choice| Options {
                 at_start,
                 on_missing,
                 on_malformed,
                 stale,
-            }));
+            };
+            choices.iter().map(of).collect()
+        };
+        let groups: Vec<Vec<Options>> = starts.iter().map(group).collect();
+        match model {
+            true => groups,
+            // Few enough for one process.
+            false => vec![groups.concat()],
         }
-        all
     }
 
     fn toml(&self, timeout: &str) -> String {
@@ -87,36 +121,105 @@ impl Options {
         )
     }
 
-    /// Whether the stream is held while the trouble lasts.
-    fn held(&self, before: Before, kind: Kind) -> bool {
-        match before {
-            // "Nothing ever resumes because something went away."
-            Before::Paused => true,
-            // "Until its first good reading a switch holds."
-            Before::Starting if self.at_start == "paused" => true,
-            // "Keep the last good reading", unless an option that is meant for this says otherwise.
-            Before::Starting | Before::Running => {
-                kind == Kind::Absent && self.on_missing == "pause"
-                    || kind == Kind::Malformed && self.on_malformed == "pause"
-                    || self.stale == Some("pause")
+    /// Whether the switch may call itself settled before its first good reading.
+    fn settled(&self, before: Before) -> bool {
+        !before.unread()
+            || match self.at_start {
+                "paused" => false,
+                "running" => true,
+                _ => before.restarted(),
             }
+    }
+
+    /// "Until its first good reading a switch holds", unless it is told not to; "last" does what the last good reading
+    /// said, and holds where there is none.
+    fn starts_running(&self, before: Before) -> bool {
+        match self.at_start {
+            "paused" => false,
+            "running" => true,
+            _ => before == Before::RestartedRunning,
         }
     }
+
+    /// Whether the stream is held while the trouble lasts.
+    fn held(&self, before: Before, kind: Kind) -> bool {
+        let held = match before {
+            Before::Running => false,
+            Before::Paused => true,
+            _ => !self.starts_running(before),
+        };
+        // "Nothing ever resumes because something went away."
+        if held {
+            return true;
+        }
+        // "Keep the last good reading", unless an option that is meant for this says otherwise.
+        kind == Kind::Absent && self.on_missing == "pause"
+            || kind == Kind::Malformed && self.on_malformed == "pause"
+            || self.stale == Some("pause")
+    }
+}
+
+/// `on_missing`, `on_malformed` and, where `max_stale` passes, `on_stale`.
+type Choice = (&'static str, &'static str, Option<&'static str>);
+
+fn whole() -> Vec<Choice> {
+    let both = ["keep", "pause"];
+    let mut all = Vec::new();
+    for on_missing in both {
+        for on_malformed in both {
+            all.extend([None, Some("keep"), Some("pause")].map(|stale| (on_missing, on_malformed, stale)));
+        }
+    }
+    all
+}
+
+fn some() -> Vec<Choice> {
+    vec![
+        ("keep", "keep", None),
+        ("pause", "keep", None),
+        ("keep", "pause", None),
+        ("keep", "keep", Some("keep")),
+        ("keep", "keep", Some("pause")),
+        ("pause", "pause", Some("keep")),
+    ]
 }
 
 /// A secret store with one flag in it.
 trait Store: Copy + fmt::Debug + Send + Sync {
     /// What status calls the reading while the trouble lasts, and which option has a say.
     fn shows(&self) -> (&'static str, Kind);
+    /// It stands for all that come to the same reading.
+    fn is_model(&self) -> bool;
+    /// It can only come after something has been read.
+    fn needs_a_reading(&self) -> bool {
+        false
+    }
     /// The switch's provider, as the configuration names it.
     fn provider(&self, site: &Site) -> String;
     /// How long one read may take.
     fn patience(&self) -> &'static str;
+    /// It cannot be had in the process of the tests.
+    fn needs_a_process(&self) -> bool {
+        false
+    }
+    /// What is in the store's answers and must be in none of ours.
+    fn shows_nothing_of(&self) -> &'static [&'static str] {
+        &[]
+    }
+    /// The site that it needs.
+    async fn site(&self) -> Site {
+        Site::new().await
+    }
     /// Before anything else.
     fn prepare(&self, site: &Site);
-    fn flag(&self, site: &Site, paused: bool);
+    /// Writes a flag; `text` goes with it, as the members of an object.
+    fn put(&self, site: &Site, paused: bool, text: &Value);
+    fn flag(&self, site: &Site, paused: bool) {
+        self.put(site, paused, &json!({}));
+    }
     async fn spoil(&self, site: &Site);
-    async fn mend(&self, site: &Site);
+    /// What [`Store::spoil`] did is over. Says whether the flag of before is there again, in its own version.
+    async fn mend(&self, site: &Site) -> bool;
     async fn start(&self, site: &Site) -> Sidecar {
         Sidecar::Here(Running::start(site).await)
     }
@@ -162,14 +265,14 @@ fn judged(status: &Value, all: &[Options], held: &[bool]) -> Result<(), String> 
     Ok(())
 }
 
-/// All options of one trouble after one beginning: a switch and a stream for each, in one process. An error is a
+/// Some options of one trouble after one beginning: a switch and a stream for each, in one process. An error is a
 /// decision that should have been another.
-async fn cell(store: impl Store, before: Before) -> Result<(), String> {
+async fn cell(store: impl Store, before: Before, all: Vec<Options>) -> Result<(), String> {
     let at = |name: &str| format!("{store:?} after {before:?}: {name}");
-    let mut site = Site::new().await;
+    let mut site = store.site().await;
+    site.add_top("state_dir = \"{dir}/state\"");
     store.prepare(&site);
     let provider = store.provider(&site);
-    let all = Options::all(before);
     let names: Vec<String> = (0..all.len()).map(|n| format!("s{n}")).collect();
     for (name, options) in names.iter().zip(&all) {
         let options = options.toml(store.patience());
@@ -177,28 +280,12 @@ async fn cell(store: impl Store, before: Before) -> Result<(), String> {
             "[[switch]]\nname = \"{name}\"\nstreams = [\"{name}\"]\ninterval = \"100ms\"\nretry_max = \"200ms\"\n{options}\n{provider}"
         ));
         site.file_stream(name);
-        append(&site.source(name), &rows(0..1));
     }
-    store.flag(&site, before == Before::Paused);
-    if before == Before::Starting {
-        store.spoil(&site).await;
-    }
-    let sidecar = store.start(&site).await;
-    let client = sidecar.client();
-
-    let states_are = |states: Vec<&'static str>| {
-        let at = at(&format!("{states:?}"));
-        async move {
-            eventually(&at, async || {
-                let status = client.status().await;
-                let streams = status["streams"].as_array().unwrap();
-                let reached = streams
-                    .iter()
-                    .zip(&states)
-                    .all(|(stream, state)| stream["state"] == *state);
-                reached.then_some(status)
-            })
-            .await
+    store.flag(&site, before.paused());
+    let state = if before.paused() { "paused" } else { "running" };
+    let first_rows = || {
+        for name in &names {
+            append(&site.source(name), &rows(0..1));
         }
     };
     let sinks = || {
@@ -212,20 +299,31 @@ async fn cell(store: impl Store, before: Before) -> Result<(), String> {
         async move { eventually(&at, async || (sinks() == expected).then_some(())).await }
     };
 
-    if before != Before::Starting {
-        let (state, moved) = if before == Before::Paused {
-            ("paused", 0)
-        } else {
-            ("running", 1)
-        };
-        // Held by a reading, not by the start.
+    // Held by a reading, not by the start.
+    let has_read = async |sidecar: &Sidecar| {
+        let client = sidecar.client();
         eventually(&at("a first good reading"), async || {
             let status = client.status().await;
             let switches = status["switches"].as_array().unwrap();
             switches.iter().all(|s| s["reading"] == state).then_some(())
         })
         .await;
-        states_are(vec![state; all.len()]).await;
+        states_are(client, &at(state), &vec![state; all.len()]).await;
+    };
+    if before.restarted() {
+        let sidecar = store.start(&site).await;
+        has_read(&sidecar).await;
+        sidecar.stop().await;
+    }
+    if before.unread() {
+        store.spoil(&site).await;
+    }
+    first_rows();
+    let sidecar = store.start(&site).await;
+    let client = sidecar.client();
+    if !before.unread() {
+        has_read(&sidecar).await;
+        let moved = if before.paused() { 0 } else { 1 };
         sinks_are(vec![rows(0..moved); all.len()]).await;
         store.spoil(&site).await;
     }
@@ -247,16 +345,16 @@ async fn cell(store: impl Store, before: Before) -> Result<(), String> {
         .iter()
         .map(|held| if *held { "paused" } else { "running" })
         .collect();
-    states_are(states.clone()).await;
+    states_are(client, &at(reading), &states).await;
     let when_held = sinks();
     for (n, options) in all.iter().enumerate().filter(|(n, _)| held[*n]) {
         let moved = when_held[n].lines().count();
         let expected = match before {
             Before::Running => 1..=1,
             Before::Paused => 0..=0,
-            Before::Starting if options.at_start == "paused" => 0..=0,
             // It ran until it was read for the first time.
-            Before::Starting => 0..=1,
+            _ if options.starts_running(before) => 0..=1,
+            _ => 0..=0,
         };
         assert!(
             expected.contains(&moved),
@@ -286,16 +384,23 @@ async fn cell(store: impl Store, before: Before) -> Result<(), String> {
         let error = switch["error"].as_str().unwrap_or_default();
         assert!(error.contains(&names[n]), "the error names the switch: {here}");
         // Ready is who has had a reading, or does not wait for one.
-        let settled = before != Before::Starting || options.at_start == "running";
-        assert_eq!(switch["settled"], settled, "{here}");
+        assert_eq!(switch["settled"], options.settled(before), "{here}");
     }
-    let ready = if before == Before::Starting { 503 } else { 200 };
+    let said = format!("{status} {}", client.metrics().await);
+    for mark in store.shows_nothing_of() {
+        assert!(!said.contains(mark), "{}", at(&said));
+    }
+    let ready = if all.iter().all(|options| options.settled(before)) {
+        200
+    } else {
+        503
+    };
     assert_eq!(client.observe("/readyz").await.0, ready, "{}", at("ready"));
     assert_eq!(client.observe("/livez").await.0, 200, "{}", at("alive"));
 
     store.mend(&site).await;
     store.flag(&site, false);
-    let status = states_are(vec!["running"; all.len()]).await;
+    let status = states_are(client, &at("mended"), &vec!["running"; all.len()]).await;
     sinks_are(vec![rows(0..2); all.len()]).await;
     for n in 0..all.len() {
         assert_eq!(status["streams"][n]["holds"], json!([]), "{}", at("mended"));
@@ -306,10 +411,35 @@ async fn cell(store: impl Store, before: Before) -> Result<(), String> {
     Ok(())
 }
 
+/// Waits until each stream is in its state, and returns that status.
+async fn states_are(client: &Client, what: &str, states: &[&str]) -> Value {
+    eventually(what, async || {
+        let status = client.status().await;
+        let streams = status["streams"].as_array().unwrap();
+        let mut pairs = streams.iter().zip(states);
+        pairs
+            .all(|(stream, state)| stream["state"] == *state)
+            .then_some(status)
+    })
+    .await
+}
+
 async fn all_cells(stores: &[impl Store]) {
-    let cells = stores.iter().flat_map(|store| {
-        [Before::Starting, Before::Running, Before::Paused].map(|before| cell(*store, before))
-    });
+    let mut cells = Vec::new();
+    for store in stores {
+        for before in Before::ALL {
+            if before == Before::Starting && store.needs_a_reading() {
+                continue;
+            }
+            let restarts = store.is_model() || store.needs_a_reading();
+            if before.restarted() && !restarts {
+                continue;
+            }
+            for group in Options::groups(before, store.is_model()) {
+                cells.push(cell(*store, before, group));
+            }
+        }
+    }
     // Nearly all of a cell is waiting for the next poll.
     let outcomes: Vec<Result<(), String>> = stream::iter(cells).buffer_unordered(8).collect().await;
     let wrong: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
