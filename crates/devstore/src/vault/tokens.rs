@@ -60,6 +60,8 @@ pub(crate) struct Token {
     pub(crate) life: Lifetime,
     pub(crate) created: Timestamp,
     pub(crate) creation_ttl: i64,
+    /// What a renewal that asks for nothing gives: what the role says, or else what was given last.
+    pub(crate) granted: i64,
     pub(crate) renewable: bool,
     pub(crate) expires: Option<Timestamp>,
     pub(crate) renewed: Option<Timestamp>,
@@ -105,6 +107,11 @@ impl Tokens {
             life: new.life,
             created: now,
             creation_ttl: new.ttl,
+            granted: if new.life.role_ttl > 0 {
+                new.life.role_ttl
+            } else {
+                new.ttl
+            },
             renewable: new.renewable && expires.is_some(),
             expires,
             renewed: None,
@@ -226,7 +233,11 @@ impl Tokens {
         if !token.renewable || token.expires.is_none() {
             return Err(Refusal::bad_request("lease is not renewable"));
         }
-        let (ttl, warnings) = lifetime(token.life, increment, token.life.role_ttl, token.created, now)?;
+        // What asks for nothing gets what it got last.
+        let (ttl, warnings) = lifetime(token.life, increment, token.granted, token.created, now)?;
+        if token.life.role_ttl == 0 {
+            token.granted = ttl;
+        }
         token.expires = Some(after(now, ttl));
         token.renewed = Some(now);
         let expires = token.expires;

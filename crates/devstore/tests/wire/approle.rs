@@ -64,7 +64,7 @@ async fn a_wrong_role_id_and_a_wrong_secret_id_look_the_same() {
         assert_eq!(login(body).await.error(400), "invalid role or secret ID");
     }
     assert_eq!(
-        login(json!({"secret_id": secret})).await.error(400),
+        login(json!({"secret_id": secret})).await.error(500),
         "missing role_id"
     );
     assert_eq!(

@@ -108,7 +108,7 @@ impl Store {
             .and_then(Value::as_str)
             .ok_or_else(|| Refusal::bad_request(format!("claim {:?} not found in token", role.user_claim)))?;
         Ok(Granted {
-            display_name: format!("jwt-{user}"),
+            display_name: user.to_owned(),
             metadata: BTreeMap::from([("role".to_owned(), name.clone())]),
             role: name,
             settings: role.settings.clone(),

@@ -97,7 +97,7 @@ impl Store {
         ]);
         Ok(Granted {
             role: role_name,
-            display_name: format!("kubernetes-{}-{}", account.namespace, account.name),
+            display_name: format!("{}-{}", account.namespace, account.name),
             metadata,
             settings: role.settings.clone(),
         })

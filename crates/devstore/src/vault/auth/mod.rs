@@ -36,6 +36,7 @@ enum Method {
 /// What a login that was accepted gives.
 struct Granted {
     role: String,
+    /// Whom the method names; nothing where the role is all that is known.
     display_name: String,
     metadata: BTreeMap<String, String>,
     settings: TokenSettings,
@@ -143,7 +144,7 @@ fn admit(state: &mut State, namespace: &str, at: &str, granted: Granted, now: Ti
             policies: settings.policies(),
             path: format!("auth/{at}login"),
             meta: Some(granted.metadata),
-            display_name: granted.display_name,
+            display_name: display_name(at, &granted.display_name),
             uses: settings.num_uses,
             parent: None,
             namespace: namespace.to_owned(),
@@ -162,6 +163,16 @@ fn admit(state: &mut State, namespace: &str, at: &str, granted: Granted, now: Ti
         warnings,
         ..Envelope::default()
     }))
+}
+
+/// The mount, and whom the method names, if it names anybody.
+fn display_name(at: &str, who: &str) -> String {
+    let mount = at.trim_end_matches('/').replace('/', "-");
+    if who.is_empty() {
+        mount
+    } else {
+        format!("{mount}-{who}")
+    }
 }
 
 /// Everything under a login mount but the login itself.
