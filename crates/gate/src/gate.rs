@@ -71,31 +71,59 @@ struct Inner {
 #[derive(Default)]
 struct NameShard(Mutex<Names>);
 
-/// What runs under a name, in places that are used again: naming a unit must stay cheaper than the request it names.
+/// What runs under a name, in places that are used again, text and all: naming a unit must stay cheaper than the
+/// request it names, and an allocation for each is most of what it would cost.
 #[derive(Default)]
 struct Names {
-    places: Vec<Option<Running>>,
+    places: Vec<Place>,
     free: Vec<usize>,
 }
 
+/// A place whose text is longer gives it back when its unit ends.
+const KEPT_TEXT: usize = 128;
+
+struct Place {
+    /// Nothing for a place that is free.
+    since: Option<Instant>,
+    /// A name that is known to the compiler; else `text` is the name.
+    fixed: Option<&'static str>,
+    text: String,
+}
+
 impl Names {
-    fn add(&mut self, running: Running) -> usize {
-        match self.free.pop() {
-            Some(place) => {
-                self.places[place] = Some(running);
-                place
-            }
-            None => {
-                self.places.push(Some(running));
-                self.places.len() - 1
-            }
-        }
+    fn take(&mut self, since: Instant) -> (usize, &mut Place) {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place {
+                since: None,
+                fixed: None,
+                text: String::new(),
+            });
+            self.places.len() - 1
+        });
+        let place = &mut self.places[at];
+        place.since = Some(since);
+        place.fixed = None;
+        (at, place)
     }
 
-    /// What was there is returned, so that its memory is freed outside the lock.
-    fn remove(&mut self, place: usize) -> Option<Running> {
-        self.free.push(place);
-        self.places[place].take()
+    /// Text that is not kept is returned, so that its memory is freed outside the lock.
+    fn remove(&mut self, at: usize) -> Option<String> {
+        self.free.push(at);
+        let place = &mut self.places[at];
+        place.since = None;
+        (place.text.capacity() > KEPT_TEXT).then(|| std::mem::take(&mut place.text))
+    }
+
+    fn running(&self) -> impl Iterator<Item = Running> {
+        self.places.iter().filter_map(|place| {
+            Some(Running {
+                since: place.since?,
+                name: match place.fixed {
+                    Some(name) => name.into(),
+                    None => place.text.clone().into(),
+                },
+            })
+        })
     }
 }
 
@@ -246,14 +274,7 @@ impl Gate {
     /// The named units that are still running, oldest first.
     pub fn running(self) -> Vec<Running> {
         let mut all: Vec<Running> = (0..SHARDS)
-            .flat_map(|shard| {
-                self.names(shard)
-                    .places
-                    .iter()
-                    .flatten()
-                    .cloned()
-                    .collect::<Vec<_>>()
-            })
+            .flat_map(|shard| self.names(shard).running().collect::<Vec<_>>())
             .collect();
         all.sort_by_key(|r| r.since);
         all
@@ -446,11 +467,32 @@ impl Unit {
     }
 
     /// Gives the unit a name and a start, so that status and drain can say what still runs.
-    pub fn named(mut self, name: impl Into<Cow<'static, str>>, since: Instant) -> Unit {
+    pub fn named(self, name: impl Into<Cow<'static, str>>, since: Instant) -> Unit {
         let name = name.into();
+        self.placed(since, |place| match name {
+            Cow::Borrowed(name) => place.fixed = Some(name),
+            Cow::Owned(name) => place.text = name,
+        })
+    }
+
+    /// The same with a name that is put together for this unit, such as a method and a route: the parts are copied
+    /// into memory that is used again, where `named` would have to be given a text of its own.
+    pub fn named_by(self, parts: &[&str], since: Instant) -> Unit {
+        self.placed(since, |place| {
+            place.text.clear();
+            parts.iter().for_each(|part| place.text.push_str(part));
+        })
+    }
+
+    fn placed(mut self, since: Instant, write: impl FnOnce(&mut Place)) -> Unit {
         let shard = shard();
-        let place = self.gate.names(shard).add(Running { name, since });
-        if let Some((shard, place)) = self.name.replace((shard, place)) {
+        let at = {
+            let mut names = self.gate.names(shard);
+            let (at, place) = names.take(since);
+            write(place);
+            at
+        };
+        if let Some((shard, place)) = self.name.replace((shard, at)) {
             self.gate.unname(shard, place);
         }
         self

@@ -1,27 +1,22 @@
-//! One connection: what it is doing, how long it may take, and the services around it.
+//! One connection: the services around it, and how long each part of it may take.
+use crate::body::{Answering, RequestBody};
+use crate::doings::{Doings, Due, Work};
 use crate::listener::Limits;
-use bytes::Bytes;
-use http::{Request, Response, Version};
+use crate::socket::Watched;
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use pin_project_lite::pin_project;
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_rustls::server::TlsStream;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::util::{Oneshot, ServiceExt};
 
@@ -44,297 +39,6 @@ impl Peer {
     }
 }
 
-/// What one connection is doing, as seen by its own task, its response bodies and the accept loop.
-#[derive(Debug)]
-pub(crate) struct Doings {
-    accepted: Instant,
-    in_flight: AtomicU32,
-    served: AtomicBool,
-    http2: AtomicBool,
-    /// No longer the listener's to close: evicted already, or upgraded.
-    gone: AtomicBool,
-    /// Milliseconds since `accepted`.
-    idle_since: AtomicU64,
-    /// When the first byte of the next request's head came; 0 for not yet.
-    head_since: AtomicU64,
-    /// Response bodies whose last frame was taken and that were not asked for more: the peer reads slowly.
-    unread: AtomicU32,
-    /// When a response body last moved.
-    moved: AtomicU64,
-    evict: Notify,
-}
-
-impl Doings {
-    pub(crate) fn new() -> Doings {
-        Doings {
-            accepted: Instant::now(),
-            in_flight: AtomicU32::new(0),
-            served: AtomicBool::new(false),
-            http2: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            idle_since: AtomicU64::new(0),
-            head_since: AtomicU64::new(0),
-            unread: AtomicU32::new(0),
-            moved: AtomicU64::new(0),
-            evict: Notify::new(),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        // 584 million years.
-        self.accepted.elapsed().as_millis() as u64
-    }
-
-    fn at(&self, millis: u64) -> Instant {
-        self.accepted + Duration::from_millis(millis)
-    }
-
-    /// The accept loop's question: since when has nothing been asked of it?
-    fn idle(&self) -> Option<Instant> {
-        (self.in_flight.load(Relaxed) == 0 && !self.gone.load(Relaxed))
-            .then(|| self.at(self.idle_since.load(Relaxed)))
-    }
-
-    /// By when something has to happen, and what it is called if it does not.
-    fn due(&self, limits: &Limits) -> Option<(Instant, Due)> {
-        if self.in_flight.load(Relaxed) > 0 {
-            return (self.unread.load(Relaxed) > 0).then(|| {
-                (
-                    self.at(self.moved.load(Relaxed)) + limits.write_timeout,
-                    Due::Write,
-                )
-            });
-        }
-        if !self.served.load(Relaxed) {
-            return Some((self.accepted + limits.header_timeout, Due::Head));
-        }
-        match self.head_since.load(Relaxed) {
-            // HTTP/2 has frames of its own between requests; keep-alive bounds them.
-            since if since > 0 && !self.http2.load(Relaxed) => {
-                Some((self.at(since) + limits.header_timeout, Due::Head))
-            }
-            _ => Some((
-                self.at(self.idle_since.load(Relaxed)) + limits.keep_alive,
-                Due::KeepAlive,
-            )),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    Head,
-    KeepAlive,
-    Write,
-}
-
-/// A request from its head to the end of its answer's body.
-struct Work(Arc<Doings>);
-
-impl Work {
-    fn start(doings: &Arc<Doings>, version: Version) -> Work {
-        doings.in_flight.fetch_add(1, Relaxed);
-        doings.head_since.store(0, Relaxed);
-        doings.served.store(true, Relaxed);
-        if version == Version::HTTP_2 {
-            doings.http2.store(true, Relaxed);
-        }
-        Work(doings.clone())
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        self.0.idle_since.store(self.0.now(), Relaxed);
-        self.0.in_flight.fetch_sub(1, Relaxed);
-    }
-}
-
-/// The connections of one listener.
-#[derive(Debug, Default)]
-pub(crate) struct Connections {
-    next: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<Doings>>>,
-}
-
-impl Connections {
-    pub(crate) fn add(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> (Place, Arc<Doings>) {
-        let id = self.next.fetch_add(1, Relaxed);
-        let doings = Arc::new(Doings::new());
-        self.open().insert(id, doings.clone());
-        let place = Place {
-            connections: self.clone(),
-            id,
-            _permit: permit,
-        };
-        (place, doings)
-    }
-
-    /// Ends the connection that has been idle longest, and for at least `grace`.
-    pub(crate) fn evict_one(&self, grace: Duration) {
-        let longest = self
-            .open()
-            .values()
-            .filter_map(|c| Some((c.idle()?, c.clone())))
-            .min_by_key(|(since, _)| *since);
-        if let Some((_, doings)) = longest.filter(|(since, _)| since.elapsed() >= grace) {
-            doings.gone.store(true, Relaxed);
-            doings.evict.notify_one();
-        }
-    }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<u64, Arc<Doings>>> {
-        // Nothing inside the lock can panic half way.
-        self.open.lock().unwrap_or_else(|p| p.into_inner())
-    }
-}
-
-/// A connection's place among the listener's; it lives as long as the socket, upgraded or not.
-#[derive(Debug)]
-pub(crate) struct Place {
-    connections: Arc<Connections>,
-    id: u64,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.connections.open().remove(&self.id);
-    }
-}
-
-pub(crate) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-macro_rules! each {
-    ($socket:expr, $io:ident => $call:expr) => {
-        match $socket {
-            Socket::Tcp($io) => $call,
-            Socket::Unix($io) => $call,
-            Socket::Tls($io) => $call,
-        }
-    };
-}
-
-/// The socket, with a note of when bytes came.
-pub(crate) struct Watched {
-    pub(crate) socket: Socket,
-    pub(crate) doings: Arc<Doings>,
-    pub(crate) _place: Place,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(each!(&mut this.socket, io => Pin::new(io).poll_read(cx, buf)))?;
-        let doings = &this.doings;
-        if buf.filled().len() > before
-            && doings.in_flight.load(Relaxed) == 0
-            && doings.head_since.load(Relaxed) == 0
-        {
-            doings.head_since.store(doings.now().max(1), Relaxed);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(&mut self.get_mut().socket, io => Pin::new(io).poll_write(cx, buf))
-    }
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        each!(&mut self.get_mut().socket, io => Pin::new(io).poll_write_vectored(cx, bufs))
-    }
-    fn is_write_vectored(&self) -> bool {
-        each!(&self.socket, io => io.is_write_vectored())
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(&mut self.get_mut().socket, io => Pin::new(io).poll_flush(cx))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(&mut self.get_mut().socket, io => Pin::new(io).poll_shutdown(cx))
-    }
-}
-
-/// Why a request's body could not be read to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestBodyError {
-    /// Nothing came for the body timeout while somebody was waiting for it.
-    #[error("nothing of the request's body came for {0:?}")]
-    Timeout(Duration),
-    /// The connection or the framing broke.
-    #[error(transparent)]
-    Broken(#[from] hyper::Error),
-}
-
-pin_project! {
-    /// A request's body that fails when nothing comes for the body timeout. The time counts only while somebody
-    /// waits for the body: back-pressure from behind is not the sender's fault.
-    pub struct RequestBody {
-        #[pin]
-        incoming: Incoming,
-        timeout: Duration,
-        timer: Option<Pin<Box<Sleep>>>,
-        waiting: bool,
-    }
-}
-
-impl RequestBody {
-    fn new(incoming: Incoming, timeout: Duration) -> RequestBody {
-        RequestBody {
-            incoming,
-            timeout,
-            timer: None,
-            waiting: false,
-        }
-    }
-}
-
-impl std::fmt::Debug for RequestBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RequestBody").finish_non_exhaustive()
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = RequestBodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let this = self.project();
-        if let Poll::Ready(frame) = this.incoming.poll_frame(cx) {
-            *this.waiting = false;
-            return Poll::Ready(frame.map(|f| f.map_err(RequestBodyError::from)));
-        }
-        let deadline = Instant::now() + *this.timeout;
-        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if !std::mem::replace(this.waiting, true) {
-            timer.as_mut().reset(deadline);
-        }
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Some(Err(RequestBodyError::Timeout(*this.timeout))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
 pin_project! {
     /// A response's body that keeps its request counted until it ends or is dropped.
     pub(crate) struct Counted<B> {
@@ -347,21 +51,13 @@ pin_project! {
 struct Reading {
     work: Work,
     unread: bool,
+    answering: Option<Answering>,
 }
 
 impl Reading {
     fn set_unread(&mut self, unread: bool) {
-        let doings = &self.work.0;
         if std::mem::replace(&mut self.unread, unread) != unread {
-            match unread {
-                true => {
-                    doings.moved.store(doings.now(), Relaxed);
-                    doings.unread.fetch_add(1, Relaxed);
-                }
-                false => {
-                    doings.unread.fetch_sub(1, Relaxed);
-                }
-            }
+            self.work.0.set_unread(unread);
         }
     }
 }
@@ -369,6 +65,9 @@ impl Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         self.set_unread(false);
+        if let Some(answering) = &self.answering {
+            answering.set(false);
+        }
     }
 }
 
@@ -413,11 +112,13 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let work = Work::start(&self.doings, request.version());
-        let mut request = request.map(|body| RequestBody::new(body, self.body_timeout));
+        let answering = (!request.body().is_end_stream()).then(Answering::default);
+        let mut request = request.map(|body| RequestBody::new(body, self.body_timeout, answering.clone()));
         request.extensions_mut().insert(self.peer.clone());
         Answer {
             answer: self.service.clone().oneshot(request),
             work: Some(work),
+            answering,
         }
     }
 }
@@ -427,6 +128,7 @@ pin_project! {
         #[pin]
         answer: F,
         work: Option<Work>,
+        answering: Option<Answering>,
     }
 }
 
@@ -443,16 +145,19 @@ where
             .work
             .take()
             .expect("a future is not polled after it is ready");
+        let answering = this.answering.take();
+        if let Some(answering) = &answering {
+            answering.set(true);
+        }
         Poll::Ready(Ok(response.map(|body| Counted {
             body,
-            reading: Reading { work, unread: false },
+            reading: Reading {
+                work,
+                unread: false,
+                answering,
+            },
         })))
     }
-}
-
-/// Waits for the listener to want this connection's place.
-pub(crate) async fn evicted(doings: &Doings) {
-    doings.evict.notified().await;
 }
 
 /// Serves one connection to its end; resolves with a word on why it was cut, if it was.
@@ -483,7 +188,7 @@ where
     let builder = builder(limits);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
     let mut stopped = pin!(stop.cancelled());
-    let mut evicted = pin!(doings.evict.notified());
+    let mut evicted = pin!(doings.evicted());
     let mut armed = doings.accepted + limits.header_timeout;
     let mut timer = pin!(sleep_until(armed));
     let mut closing = false;
@@ -540,7 +245,7 @@ where
     })
     .await;
     // After an upgrade the socket lives on without us: there is nobody left to tell it to go.
-    doings.gone.store(true, Relaxed);
+    doings.leave();
     cut
 }
 

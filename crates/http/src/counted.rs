@@ -1,11 +1,11 @@
 //! A body that keeps its unit of work until it ends.
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tidegate_gate::{Meter, Unit};
+use std::time::Instant;
+use tidegate_gate::{Member, Meter, Unit};
 
 /// Longer names of units are cut: paths come from outside.
 const NAME_LIMIT: usize = 96;
@@ -14,7 +14,7 @@ const NAME_LIMIT: usize = 96;
 #[derive(Debug)]
 pub(crate) struct Ticket {
     _unit: Unit,
-    meter: Option<Arc<Meter>>,
+    meter: Option<&'static Meter>,
 }
 
 impl Ticket {
@@ -27,7 +27,7 @@ impl Ticket {
     }
 
     /// Counts as an event too, when it is over.
-    pub(crate) fn told(unit: Unit, meter: Arc<Meter>) -> Ticket {
+    pub(crate) fn told(unit: Unit, meter: &'static Meter) -> Ticket {
         Ticket {
             _unit: unit,
             meter: Some(meter),
@@ -37,7 +37,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Some(meter) = &self.meter {
+        if let Some(meter) = self.meter {
             meter.add_events(1);
         }
     }
@@ -85,13 +85,28 @@ impl<B: Body> Body for CountedBody<B> {
     }
 }
 
+/// A member's counters for tickets. They live as long as its gate, which is for ever: a clone of the `Arc` in every
+/// request would make all requests meet on one counter.
+pub(crate) fn kept(member: &Member) -> &'static Arc<Meter> {
+    Box::leak(Box::new(member.meter().clone()))
+}
+
 /// `GET /orders/7`, cut. Without the query, which may hold what is not for status pages.
-pub(crate) fn name_of(method: &http::Method, path: &str) -> Cow<'static, str> {
+fn parts<'a>(method: &'a http::Method, path: &'a str) -> [&'a str; 3] {
     let method = method.as_str();
-    let mut name = String::with_capacity(NAME_LIMIT.min(method.len() + 1 + path.len()));
-    for part in [method, " ", path] {
-        let room = NAME_LIMIT - name.len();
-        name.push_str(&part[..part.floor_char_boundary(room)]);
-    }
-    name.into()
+    let method = &method[..method.floor_char_boundary(NAME_LIMIT - 1)];
+    [
+        method,
+        " ",
+        &path[..path.floor_char_boundary(NAME_LIMIT - 1 - method.len())],
+    ]
+}
+
+pub(crate) fn name_of(method: &http::Method, path: &str) -> String {
+    parts(method, path).concat()
+}
+
+/// The unit of a request that begins now.
+pub(crate) fn named(unit: Unit, method: &http::Method, path: &str) -> Unit {
+    unit.named_by(&parts(method, path), Instant::now())
 }

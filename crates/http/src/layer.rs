@@ -1,5 +1,5 @@
 //! The tower layer that counts the requests of a Rust service.
-use crate::counted::{CountedBody, Ticket, name_of};
+use crate::counted::{CountedBody, Ticket, kept, named};
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
@@ -35,32 +35,27 @@ pub struct CountLayer {
 }
 
 impl CountLayer {
-    /// Counts at a gate of your own.
+    /// Counts at a gate of your own. As with the gate, its memory is never freed: make it once.
     pub fn new(gate: Gate) -> CountLayer {
-        CountLayer {
-            at: InFlight { gate, meter: None },
-        }
+        CountLayer::at(gate, None)
     }
 
     /// Counts at a gate on the board: requests that are over count as its events too, and upgraded connections
     /// apart from what is in flight.
     pub fn of(member: &Member) -> CountLayer {
-        CountLayer {
-            at: InFlight {
-                gate: member.gate(),
-                meter: Some(member.meter().clone()),
-            },
-        }
+        CountLayer::at(member.gate(), Some(kept(member)))
+    }
+
+    fn at(gate: Gate, meter: Option<&'static Arc<Meter>>) -> CountLayer {
+        let at = Box::leak(Box::new(At { gate, meter }));
+        CountLayer { at: InFlight(at) }
     }
 }
 
 impl<S> tower::Layer<S> for CountLayer {
     type Service = Count<S>;
     fn layer(&self, inner: S) -> Count<S> {
-        Count {
-            inner,
-            at: self.at.clone(),
-        }
+        Count { inner, at: self.at }
     }
 }
 
@@ -84,12 +79,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let unit = self.at.gate.admit().named(name(&request), Instant::now());
-        let ticket = match &self.at.meter {
-            Some(meter) => Ticket::told(unit, meter.clone()),
+        let unit = admitted(self.at.0.gate, &request);
+        let ticket = match self.at.0.meter {
+            Some(meter) => Ticket::told(unit, meter),
             None => Ticket::of(unit),
         };
-        request.extensions_mut().insert(self.at.clone());
+        request.extensions_mut().insert(self.at);
         Counting {
             answer: self.inner.call(request),
             ticket: Some(ticket),
@@ -97,12 +92,12 @@ where
     }
 }
 
-fn name<B>(request: &Request<B>) -> Cow<'static, str> {
+fn admitted<B>(gate: Gate, request: &Request<B>) -> Unit {
     #[cfg(feature = "axum")]
     if let Some(route) = request.extensions().get::<axum::extract::MatchedPath>() {
-        return name_of(request.method(), route.as_str());
+        return named(gate.admit(), request.method(), route.as_str());
     }
-    name_of(request.method(), request.uri().path())
+    named(gate.admit(), request.method(), request.uri().path())
 }
 
 pin_project! {
@@ -145,17 +140,21 @@ where
 /// }
 /// # let _: Router = Router::new().route("/orders", post(order));
 /// ```
-#[derive(Clone, Debug)]
-pub struct InFlight {
+#[derive(Clone, Copy, Debug)]
+pub struct InFlight(&'static At);
+
+/// Where requests are counted: a reference to it costs every request less than a clone.
+#[derive(Debug)]
+struct At {
     gate: Gate,
-    meter: Option<Arc<Meter>>,
+    meter: Option<&'static Arc<Meter>>,
 }
 
 impl InFlight {
     /// A unit for work that this request starts. Take it while the request runs, so that the count is at no moment
     /// without either.
     pub fn child(&self) -> Unit {
-        self.gate.admit()
+        self.0.gate.admit()
     }
 
     /// Counts a connection that this request upgrades, until the guard is dropped: take it in the handler and move
@@ -164,9 +163,9 @@ impl InFlight {
     pub fn upgraded(&self, name: impl Into<Cow<'static, str>>) -> OpenConnection {
         let (name, since) = (name.into(), Instant::now());
         OpenConnection {
-            _guard: match &self.meter {
+            _guard: match self.0.meter {
                 Some(meter) => Guard::Apart(meter.upgraded(Running { name, since })),
-                None => Guard::InFlight(self.gate.admit().named(name, since)),
+                None => Guard::InFlight(self.0.gate.admit().named(name, since)),
             },
         }
     }
@@ -191,7 +190,7 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for InFlight {
     type Rejection = (http::StatusCode, &'static str);
 
     async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<Self, Self::Rejection> {
-        parts.extensions.get().cloned().ok_or((
+        parts.extensions.get().copied().ok_or((
             http::StatusCode::INTERNAL_SERVER_ERROR,
             "this route extracts InFlight and is not under a CountLayer",
         ))

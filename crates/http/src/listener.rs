@@ -1,6 +1,9 @@
 //! The listener that the control API, the observe surface, the http source and the HTTP gate share.
 use crate::address::{Address, BindError, holder_of};
-use crate::connection::{self, Connections, Peer, RequestBody, Socket, Watched};
+use crate::body::RequestBody;
+use crate::connection::{self, Peer};
+use crate::doings::{Connections, Doings, Place};
+use crate::socket::{Socket, Watched};
 use crate::tls::Tls;
 use http::{Request, Response};
 use http_body::Body;
@@ -228,8 +231,8 @@ async fn a_place(places: &Arc<Semaphore>, connections: &Connections) -> OwnedSem
 struct Task {
     accepted: Accepted,
     tls: Option<Tls>,
-    doings: Arc<connection::Doings>,
-    place: connection::Place,
+    doings: Arc<Doings>,
+    place: Place,
     limits: Arc<Limits>,
     stop: CancellationToken,
 }
@@ -265,7 +268,7 @@ impl Task {
                         let handshake = timeout(self.limits.handshake_timeout, tls.acceptor().accept(stream));
                         let shaken = tokio::select! {
                             shaken = handshake => shaken,
-                            () = connection::evicted(&self.doings) => return,
+                            () = self.doings.evicted() => return,
                             () = self.stop.cancelled() => return,
                         };
                         match shaken {

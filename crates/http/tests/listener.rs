@@ -29,7 +29,8 @@ struct Server {
     given_up: Arc<Notify>,
 }
 
-/// `/` answers at once, `/slow` when released, `/echo` with the body, `/flood` without end, `/peer` who asks.
+/// `/` answers at once, `/slow` when released, `/echo` with the body, `/talk` with each piece as it
+/// comes, `/flood` without end, `/peer` who asks.
 async fn serve(limits: Limits, tls: Option<Tls>) -> Server {
     let (release, given_up) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
     let (slow, flood) = (release.clone(), given_up.clone());
@@ -50,6 +51,10 @@ async fn serve(limits: Limits, tls: Option<Tls>) -> Server {
                     Err(error) => Err((StatusCode::REQUEST_TIMEOUT, format!("{error}"))),
                 }
             }),
+        )
+        .route(
+            "/talk",
+            post(|body: Body| async { Body::from_stream(body.into_data_stream()) }),
         )
         .route(
             "/flood",
@@ -201,6 +206,68 @@ async fn a_body_that_stops_coming_times_out_and_the_handler_is_told() {
         answer.contains("nothing of the request's body came for 100ms"),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn a_body_that_drips_times_out_however_often_a_piece_comes() {
+    let server = serve(short(), None).await;
+    for (head, piece) in [
+        ("Content-Length: 100000", "x"),
+        ("Transfer-Encoding: chunked", "1\r\nx\r\n"),
+    ] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let text = format!("POST /echo HTTP/1.1\r\nHost: x\r\n{head}\r\nConnection: close\r\n\r\n");
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        let mut answer = String::new();
+        let drip = async {
+            // Until it has had enough.
+            loop {
+                tick.tick().await;
+                if write.write_all(piece.as_bytes()).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let cut = timeout(PATIENCE, async {
+            tokio::select! {
+                // A reset may take the answer's end with it.
+                _ = read.read_to_string(&mut answer) => {}
+                () = drip => {}
+            }
+        });
+        cut.await.expect("the listener to end it");
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn in_a_conversation_a_body_may_be_silent_until_the_answer_has_ended() {
+    let server = serve(short(), None).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let text = "POST /talk HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n";
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    let mut buf = [0; 4096];
+    for (next, word) in [("3\r\ntwo\r\n", "one"), ("0\r\n\r\n", "two"), ("", "0\r\n\r\n")] {
+        while !heard.contains(word) {
+            let n = timeout(PATIENCE, stream.read(&mut buf)).await.unwrap().unwrap();
+            assert!(n > 0, "cut after {heard:?}");
+            heard.push_str(std::str::from_utf8(&buf[..n]).unwrap());
+        }
+        // Many times the timeout.
+        let silence = timeout(Duration::from_secs(1), stream.read(&mut buf)).await;
+        assert!(silence.is_err(), "cut after {heard:?}");
+        stream.write_all(next.as_bytes()).await.unwrap();
+    }
+
+    // Where the answer has ended, the body has no more than its time.
+    let text = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n";
+    assert!(cuts(short(), text).await, "it was waited for");
 }
 
 #[tokio::test]

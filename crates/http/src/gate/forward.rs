@@ -1,9 +1,10 @@
 //! The way to the app.
 use super::config::{self, BadGate};
-use crate::connection::{RequestBody, RequestBodyError};
+use super::pool::{AppBody, IDLE, Pool};
+use crate::body::{RequestBody, RequestBodyError};
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -18,35 +19,40 @@ use tidegate_gate::Unit;
 
 /// For a connection to the app, which is beside us.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Many app servers close what has been idle for five seconds, and a request that meets the close is lost.
-const IDLE: Duration = Duration::from_secs(4);
+
+type Cause = Box<dyn Error + Send + Sync>;
 
 /// The app, and the connections to it.
 pub(super) struct Upstream {
     authority: Authority,
-    http1: Client<HttpConnector, Outbound>,
+    http1: Pool,
     http2: Client<HttpConnector, Outbound>,
 }
 
 impl Upstream {
     pub(super) fn new(upstream: &str) -> Result<Upstream, BadGate> {
+        let authority = config::upstream(upstream)?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_keepalive(Some(Duration::from_secs(60)));
-        let builder = || {
-            let mut builder = Client::builder(TokioExecutor::new());
-            builder
-                .pool_timer(TokioTimer::new())
-                .timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE)
-                .set_host(false);
-            builder
-        };
+        let http2 = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .set_host(false)
+            .http2_only(true)
+            .build(connector.clone());
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority(authority.clone())
+            .path_and_query("/")
+            .build()
+            .expect("a scheme, an authority and a path are a URI");
         Ok(Upstream {
-            authority: config::upstream(upstream)?,
-            http1: builder().build(connector.clone()),
-            http2: builder().http2_only(true).build(connector),
+            authority,
+            http1: Pool::new(connector, uri),
+            http2,
         })
     }
 
@@ -65,20 +71,54 @@ impl Upstream {
             .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
     }
 
-    pub(super) async fn send(&self, request: Request<Outbound>) -> Result<Response<Incoming>, Failure> {
+    pub(super) async fn send(&self, request: Request<Outbound>) -> Result<Response<AppBody>, Failure> {
+        match request.version() {
+            http::Version::HTTP_2 => self.send_http2(request).await,
+            _ => self.send_http1(request).await,
+        }
+    }
+
+    async fn send_http1(&self, mut request: Request<Outbound>) -> Result<Response<AppBody>, Failure> {
+        let over =
+            |send, answer: Response<Incoming>| answer.map(|body| AppBody::over(body, send, &self.http1));
+        while let Some(mut send) = self.http1.take() {
+            let again = again(&request);
+            match send.try_send_request(request).await {
+                Ok(answer) => return Ok(over(send, answer)),
+                Err(mut failed) => match failed.take_message() {
+                    // It was closed before anything was said.
+                    Some(unsent) => request = unsent,
+                    // It was closed by the app at the moment we used it.
+                    None => match again.filter(|_| closed_meanwhile(failed.error())) {
+                        Some(again) => {
+                            request = again;
+                            break;
+                        }
+                        None => return Err(Failure::of(failed.into_error().into())),
+                    },
+                },
+            }
+        }
+        let mut send = self.http1.connect().await.map_err(Failure::unconnected)?;
+        match send.send_request(request).await {
+            Ok(answer) => Ok(over(send, answer)),
+            Err(error) => Err(Failure::of(error.into())),
+        }
+    }
+
+    async fn send_http2(&self, request: Request<Outbound>) -> Result<Response<AppBody>, Failure> {
         let again = again(&request);
-        let client = match request.version() {
-            http::Version::HTTP_2 => &self.http2,
-            _ => &self.http1,
-        };
-        match client.request(request).await {
-            Ok(response) => Ok(response),
-            // An idle connection that the app closed at the moment we used it.
+        let answer = match self.http2.request(request).await {
             Err(error) if !error.is_connect() && closed_meanwhile(&error) => match again {
-                Some(request) => client.request(request).await.map_err(Failure::of),
-                None => Err(Failure::of(error)),
+                Some(request) => self.http2.request(request).await,
+                None => Err(error),
             },
-            Err(error) => Err(Failure::of(error)),
+            answer => answer,
+        };
+        match answer {
+            Ok(answer) => Ok(answer.map(AppBody::of)),
+            Err(error) if error.is_connect() => Err(Failure::unconnected(error.into())),
+            Err(error) => Err(Failure::of(error.into())),
         }
     }
 }
@@ -107,7 +147,7 @@ fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a
     std::iter::successors(Some(error), |e| (*e).source()).find_map(|e| e.downcast_ref())
 }
 
-fn closed_meanwhile(error: &hyper_util::client::legacy::Error) -> bool {
+fn closed_meanwhile(error: &(dyn Error + 'static)) -> bool {
     let reset = cause::<std::io::Error>(error).is_some_and(|e| {
         use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
         matches!(e.kind(), ConnectionReset | BrokenPipe)
@@ -119,7 +159,7 @@ fn closed_meanwhile(error: &hyper_util::client::legacy::Error) -> bool {
 #[derive(Debug)]
 pub(super) struct Failure {
     kind: FailureKind,
-    error: hyper_util::client::legacy::Error,
+    error: Cause,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,13 +172,17 @@ enum FailureKind {
 }
 
 impl Failure {
-    fn of(error: hyper_util::client::legacy::Error) -> Failure {
-        let kind = match cause::<RequestBodyError>(&error) {
+    fn of(error: Cause) -> Failure {
+        let kind = match cause::<RequestBodyError>(&*error) {
             Some(RequestBodyError::Timeout(_)) => FailureKind::SlowBody,
             Some(RequestBodyError::Broken(_)) => FailureKind::Body,
-            None if error.is_connect() => FailureKind::NoConnection,
             None => FailureKind::NoAnswer,
         };
+        Failure { kind, error }
+    }
+
+    fn unconnected(error: Cause) -> Failure {
+        let kind = FailureKind::NoConnection;
         Failure { kind, error }
     }
 
@@ -162,7 +206,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let chain = std::iter::successors(Some(&self.error as &dyn Error), |e| (*e).source());
+        let chain = std::iter::successors(Some(&*self.error as &(dyn Error + 'static)), |e| (*e).source());
         for (i, error) in chain.enumerate() {
             write!(f, "{}{error}", if i == 0 { "" } else { ": " })?;
         }

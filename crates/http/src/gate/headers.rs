@@ -133,7 +133,7 @@ pub(super) fn outbound(
         headers.insert(CONNECTION, connection);
     }
     *request.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-    let uri = upstream.uri(request.uri());
+    let uri = upstream.uri(request.uri(), http2);
     *request.uri_mut() = uri;
     (request, client)
 }
@@ -233,16 +233,19 @@ fn along(way: &[&str], ip: IpAddr) -> String {
 }
 
 impl Upstream {
-    fn uri(&self, asked: &Uri) -> Uri {
+    /// HTTP/1 is told the path, HTTP/2 the whole.
+    fn uri(&self, asked: &Uri, http2: bool) -> Uri {
+        let path = asked
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+        if !http2 {
+            return path.into();
+        }
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(http::uri::Scheme::HTTP);
         parts.authority = Some(self.authority().clone());
-        parts.path_and_query = Some(
-            asked
-                .path_and_query()
-                .cloned()
-                .unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
-        );
+        parts.path_and_query = Some(path);
         Uri::from_parts(parts).expect("a scheme, an authority and a path are a URI")
     }
 }

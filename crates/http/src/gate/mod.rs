@@ -4,12 +4,14 @@ mod admission;
 mod config;
 mod forward;
 mod headers;
+mod pool;
 mod tunnel;
 
 pub use config::{BadGate, GateConfig, OnHold, OnHoldUpgraded};
+pub use pool::AppBody;
 
-use crate::connection::RequestBody;
-use crate::counted::{CountedBody, Ticket, name_of};
+use crate::body::RequestBody;
+use crate::counted::{CountedBody, Ticket, kept, name_of, named};
 use crate::listener::Listener;
 use admission::{Admission, Refused};
 use bytes::Bytes;
@@ -17,19 +19,17 @@ use forward::{Outbound, Upstream};
 use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full};
-use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
-use tidegate_gate::{Life, Member, Unit};
+use tidegate_gate::{Life, Member, Meter, Unit};
 use tokio_util::sync::CancellationToken;
 
 /// What the gate answers with: the app's body, or a sentence of its own.
-pub type GateBody = Either<CountedBody<Incoming>, CountedBody<Full<Bytes>>>;
+pub type GateBody = Either<CountedBody<AppBody>, CountedBody<Full<Bytes>>>;
 
 type Answer = Response<GateBody>;
 
@@ -41,6 +41,7 @@ pub struct HttpGate {
 
 struct Inner {
     member: Member,
+    meter: &'static Meter,
     admission: Admission,
     upstream: Upstream,
     tunnels: tunnel::Tunnels,
@@ -57,6 +58,7 @@ impl HttpGate {
                 upstream: Upstream::new(&config.upstream)?,
                 tunnels: tunnel::Tunnels::new(&member, config.on_hold_upgraded),
                 bypass: config.bypass.iter().map(|b| b.as_str().into()).collect(),
+                meter: kept(&member),
                 member,
             }),
         })
@@ -67,6 +69,7 @@ impl HttpGate {
     pub async fn serve(&self, listener: Listener, stop: CancellationToken) {
         // Whoever drops this future ends the tunnels too, which live in tasks of their own.
         let _end = self.inner.tunnels.end_on_drop();
+        tracing::info!(gate = %self.inner.member.name(), listen = %listener.local(), upstream = %self.inner.upstream, "takes requests");
         self.inner.member.set_life(Life::Up);
         let draining = {
             let (member, stop) = (self.inner.member.clone(), stop.clone());
@@ -100,7 +103,6 @@ impl HttpGate {
                 .forward(request.map(|body| Outbound::new(body, None)), None)
                 .await;
         }
-        let name = name_of(request.method(), request.uri().path());
         let (request, unit) = match inner.admission.at_once() {
             Ok(Some(unit)) => (request.map(|body| Outbound::new(body, None)), Ok(unit)),
             Err(refused) => (request.map(|body| Outbound::new(body, None)), Err(refused)),
@@ -108,7 +110,7 @@ impl HttpGate {
         };
         match unit {
             Ok(unit) => {
-                let unit = unit.named(name, Instant::now());
+                let unit = named(unit, request.method(), request.uri().path());
                 // An upload may outlast its answer.
                 let request = request.map(|body| body.counted(unit.child()));
                 self.forward(request, Some(unit)).await
@@ -119,7 +121,7 @@ impl HttpGate {
 
     async fn forward(&self, request: Request<Outbound>, unit: Option<Unit>) -> Answer {
         let inner = &self.inner;
-        let ticket = unit.map(|unit| Ticket::told(unit, inner.member.meter().clone()));
+        let ticket = unit.map(|unit| Ticket::told(unit, inner.meter));
         let (request, upgrade) = headers::outbound(request, &inner.upstream);
         let name = upgrade
             .is_some()
@@ -140,7 +142,7 @@ impl HttpGate {
             (Some(client), Some(name)) => {
                 inner
                     .tunnels
-                    .open(client, hyper::upgrade::on(&mut response), name);
+                    .open(client, hyper::upgrade::on(&mut response), name.into());
                 let (parts, _) = response.into_parts();
                 Response::from_parts(parts, own(Bytes::new(), ticket))
             }
