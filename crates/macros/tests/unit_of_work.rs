@@ -246,6 +246,91 @@ impl Service {
     }
 }
 
+impl Service {
+    #[unit_of_work(self.gate)]
+    fn soon<'a, T: Display>(
+        &'a self,
+        leave: &'a Notify,
+        of: &'a [T],
+    ) -> impl Future<Output = Result<String, std::fmt::Error>> + Send + use<'a, T>
+    where
+        T: Sync,
+    {
+        async move {
+            leave.notified().await;
+            let first = of.first().ok_or(std::fmt::Error)?;
+            Ok(format!("{first} {}", in_flight(self.gate)))
+        }
+    }
+}
+
+trait Greets: Sync {
+    fn at(&self) -> Gate;
+
+    #[unit_of_work(self.at())]
+    fn greet(&self, whom: &str) -> String {
+        format!("{whom} {}", in_flight(self.at()))
+    }
+
+    #[unit_of_work(self.at())]
+    fn greet_later(&self, whom: &str) -> impl Future<Output = String> + Send {
+        async move { format!("{whom} {}", in_flight(self.at())) }
+    }
+}
+
+impl Greets for Service {
+    fn at(&self) -> Gate {
+        self.gate
+    }
+}
+
+#[tokio::test]
+async fn methods_and_traits_may_return_futures_that_borrow() {
+    let (gate, leave) = (new(), Notify::new());
+    let service = Service { gate, log: vec![] };
+    let of = [7];
+    let mut work = Box::pin(service.soon(&leave, &of));
+    assert_eq!(in_flight(gate), 1);
+    assert!(work.as_mut().now_or_never().is_none());
+    assert_eq!(names(gate), ["unit_of_work::soon"]);
+    leave.notify_one();
+    assert_eq!(work.await, Ok("7 1".to_owned()));
+    leave.notify_one();
+    assert!(service.soon::<u8>(&leave, &[]).await.is_err());
+    assert_eq!(in_flight(gate), 0, "errors count down");
+
+    assert_eq!(service.greet("you"), "you 1");
+    let later = service.greet_later("you");
+    assert_eq!(in_flight(gate), 1);
+    assert_eq!(later.await, "you 1");
+    assert_eq!(in_flight(gate), 0);
+}
+
+#[unit_of_work(gate)]
+async fn breaks_late(gate: Gate) {
+    tokio::task::yield_now().await;
+    panic!("{} in flight", in_flight(gate));
+}
+
+#[unit_of_work(gate)]
+fn breaks_in_its_future(gate: Gate) -> impl Future<Output = ()> {
+    async move { panic!("{} in flight", in_flight(gate)) }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_future_counts_down() {
+    let gate = new();
+    let late = AssertUnwindSafe(breaks_late(gate)).catch_unwind().await;
+    let inside = AssertUnwindSafe(breaks_in_its_future(gate)).catch_unwind().await;
+    for panic in [late, inside] {
+        assert_eq!(
+            panic.unwrap_err().downcast_ref::<String>().unwrap(),
+            "1 in flight"
+        );
+    }
+    assert_eq!(in_flight(gate), 0);
+}
+
 #[tokio::test]
 async fn methods_keep_their_borrows_and_generics() {
     let gate = new();

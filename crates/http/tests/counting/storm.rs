@@ -2,6 +2,7 @@
 //!
 //! The same checks are put to a counter as services usually have one, up before the handler and down after it, and
 //! must catch it.
+use crate::actuator::{Beside, Met};
 use crate::support::{App, Gated, Raw, UPGRADE, board, client, serve, until};
 use axum::body::Body;
 use futures_util::FutureExt;
@@ -24,7 +25,7 @@ const TOGGLERS: usize = 200;
 async fn request(n: u64, addr: SocketAddr, client: reqwest::Client) {
     let url = |path: &str| format!("http://{addr}{path}");
     // What becomes of a request that is cut is not asked here; what becomes of the count is.
-    match n % 8 {
+    match n % 9 {
         0 => drop(client.get(url("/")).send().await),
         1 => drop(
             client
@@ -35,6 +36,8 @@ async fn request(n: u64, addr: SocketAddr, client: reqwest::Client) {
                 .map(|a| a.bytes()),
         ),
         2 => drop(client.get(url("/status/500")).send().await),
+        // Slow, to its end.
+        8 => drop(client.get(url("/slow")).send().await.map(|a| a.bytes())),
         3 => drop(client.get(url("/panic")).send().await),
         // Cancelled before the answer, at some point of its way.
         4 => {
@@ -86,7 +89,8 @@ async fn storm(
     addr: SocketAddr,
     toggle: impl Fn(bool) + Clone + Send + 'static,
     count: impl Fn() -> i64,
-) -> Found {
+    beside: Beside,
+) -> (Found, Met) {
     let stop = tokio_util::sync::CancellationToken::new();
     let mut togglers = JoinSet::new();
     for n in 0..TOGGLERS {
@@ -143,6 +147,7 @@ async fn storm(
     stop.cancel();
     while togglers.join_next().await.is_some() {}
     leave.await.unwrap();
+    let met = beside.end().await;
     toggle(false);
     // All handlers, bodies and sockets have ended when the app says so.
     until("the app is idle", || {
@@ -158,7 +163,7 @@ async fn storm(
         tokio::task::yield_now().await;
     }
     found.left = count();
-    found
+    (found, met)
 }
 
 fn toggle(holds: &Arc<Holds>) -> impl Fn(bool) + Clone + Send + 'static {
@@ -176,21 +181,29 @@ fn toggle(holds: &Arc<Holds>) -> impl Fn(bool) + Clone + Send + 'static {
     }
 }
 
+/// The readers have seen both states, each answer of one piece, and would have noticed one that was not.
+fn agreed(met: &Met) {
+    assert!(met.answers.iter().all(|&n| n > 100), "{met:?}");
+    assert!(met.turned > 0 && met.twin > 0, "{met:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_layers_count_is_exact_under_storm() {
     let holds = board();
     let member = holds.register("app", Kind::Gate { serves: true }).unwrap();
     let app = App::default();
     let server = serve(app.router().layer(CountLayer::of(&member))).await;
-    let found = storm(&app, server.addr, toggle(&holds), || {
+    let look = || {
         let snapshot = holds.snapshot();
         let status = snapshot.stream("app").unwrap();
         let held = !status.holds.is_empty();
         // State and count come from one snapshot, so they cannot contradict each other.
         assert_eq!(held, status.state == State::Hiatus);
         i64::try_from(status.in_flight).unwrap()
-    })
-    .await;
+    };
+    let beside = Beside::start(&holds);
+    let (found, met) = storm(&app, server.addr, toggle(&holds), look, beside).await;
+    agreed(&met);
     assert_eq!(found, Found::default());
     let status = holds.snapshot().stream("app").unwrap().clone();
     assert_eq!((status.upgraded, status.waiting, status.running.len()), (0, 0, 0));
@@ -205,7 +218,7 @@ async fn the_gates_count_is_exact_under_storm() {
         c.max_waiting = 100_000;
     })
     .await;
-    let found = storm(&app, gated.addr, toggle(&gated.holds), || {
+    let look = || {
         let snapshot = gated.holds.snapshot();
         let status = snapshot.stream("app").unwrap();
         // A request is known to run: it may be pausing, never paused.
@@ -215,8 +228,10 @@ async fn the_gates_count_is_exact_under_storm() {
             status.state
         );
         i64::try_from(status.in_flight + status.upgraded).unwrap()
-    })
-    .await;
+    };
+    let beside = Beside::start(&gated.holds);
+    let (found, met) = storm(&app, gated.addr, toggle(&gated.holds), look, beside).await;
+    agreed(&met);
     assert_eq!(found, Found::default());
     let status = gated.status();
     assert_eq!((status.upgraded, status.waiting, status.running.len()), (0, 0, 0));
@@ -265,7 +280,11 @@ async fn a_counter_that_goes_up_before_the_handler_and_down_after_it_is_caught()
         count: counter.clone(),
     });
     let server = serve(app.router().layer(layer)).await;
-    let found = storm(&app, server.addr, |_| {}, || count.load(SeqCst)).await;
+    // What beside it is read and turned is another gate's: this counter has no board.
+    let holds = board();
+    let _member = holds.register("app", Kind::Gate { serves: true }).unwrap();
+    let beside = Beside::start(&holds);
+    let (found, _) = storm(&app, server.addr, |_| {}, || count.load(SeqCst), beside).await;
     assert!(
         found.below_the_truth > 0,
         "a body that streams is work: {found:?}"
