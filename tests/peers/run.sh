@@ -15,7 +15,7 @@ work="$(mktemp -d)"
 store_pid=""
 trap 'stop_store; rm -rf "$work"' EXIT
 
-PEERS=(vault_hvac key_vault_azure twins flights)
+PEERS=(vault_hvac key_vault_azure twins flights haproxy hiatus_readme)
 
 # --- what peers need -------------------------------------------------------------------------------------------------
 
@@ -63,6 +63,25 @@ need_store() {
         export "TIDEGATE_PEER_$line"
     done < <(grep '=' "$work/store")
     export TIDEGATE_PEER_CA_FILE="$work/ca.pem"
+}
+
+# The sidecar as it is built for tests; sets TIDEGATE_PEER_BINARY.
+need_tidegate() {
+    (cd "$repository" && cargo build --quiet --package tidegate) || return 1
+    export TIDEGATE_PEER_BINARY="${CARGO_TARGET_DIR:-$repository/target}/debug/tidegate"
+}
+
+# Debian's own packages, where they are not there yet.
+need_package() {
+    PATH="$PATH:/usr/sbin:/sbin"
+    command -v "$1" >/dev/null && return 0
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "$1 is missing: install it (apt-get install $1), or run this as root on Debian or Ubuntu" >&2
+        return 1
+    fi
+    # Its service is not wanted, only its program.
+    (apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq --no-install-recommends --yes "$1") >&2
 }
 
 stop_store() {
@@ -115,6 +134,33 @@ flights() {
                 cargo test --quiet --package e2e --test flights -- --nocapture) >"$work/flights.log" 2>&1 ||
         { cat "$work/flights.log" >&2; return 1; }
     grep -oE '[0-9]+ rows, [0-9]+ (flips|kills): .*' "$work/flights.log" | paste -sd ';'
+}
+
+# A judge that must not be content, for this reason.
+must_fail() {
+    local what="$1" why="$2"
+    shift 2
+    if env "$@" >"$work/twin" 2>&1; then
+        echo "the judge accepts $what" >&2
+        return 1
+    fi
+    grep -q "$why" "$work/twin" || { echo "the judge of $what failed for another reason:" >&2; cat "$work/twin" >&2; return 1; }
+}
+
+# HAProxy takes a held gate out of balancing and puts it back, and no request fails; twice it has to fail.
+haproxy() {
+    need_tidegate && need_package haproxy && python3 "$here/haproxy_takes_out.py" || return 1
+    must_fail "a gate that refuses before the balancer has noticed" "cycle 0: .503" \
+        TIDEGATE_PEER_ON_HOLD=refuse python3 "$here/haproxy_takes_out.py" &&
+        must_fail "a health that knows nothing of the hold" "waited in vain: a is out and done" \
+            TIDEGATE_PEER_PATIENCE=15 TIDEGATE_PEER_HEALTH=/livez python3 "$here/haproxy_takes_out.py"
+}
+
+# The README of Hiatus for Spring Boot, with nginx as the app.
+hiatus_readme() {
+    need_tidegate && need_package nginx && need_package curl && python3 "$here/hiatus_readme.py" || return 1
+    must_fail "a gate that does not count" "waited in vain: three are in flight" \
+        TIDEGATE_PEER_PATIENCE=15 TIDEGATE_PEER_OPTIONS='bypass = ["/test"]' python3 "$here/hiatus_readme.py"
 }
 
 # --- all of them -----------------------------------------------------------------------------------------------------
