@@ -71,6 +71,7 @@ async fn flips(watchers: usize) -> Result<Spread> {
     };
     let hooks = Hooks {
         poll: Arc::new(|| async {}.boxed()),
+        ..Hooks::default()
     };
     let admin = Admin::new(
         holds.clone(),

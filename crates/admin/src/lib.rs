@@ -11,6 +11,8 @@
 //! | `POST {base}/drain?timeout=30s` | read; with `close=true` pause | `drain.rs` |
 //! | `GET {base}/status` | read | `status.rs` |
 //! | `GET {base}/watch` | read | `watch.rs` |
+//! | `GET {base}/history?since=1h&limit=200` | read | `history.rs` |
+//! | `POST {base}/streams/{name}/drill` | read; with `live` pause | `drill.rs` |
 //! | `GET /openapi.json` | read | `openapi.rs` |
 //! | `GET /`, its files, `POST /login`, `/logout` | none: whoever has not logged in sees a form | `page/` |
 //! | `POST /actuator/hiatus-on` | pause | `actuator.rs` |
@@ -28,9 +30,11 @@ mod audit;
 mod auth;
 mod body;
 mod drain;
+mod drill;
 mod error;
 mod flood;
 mod flowtide;
+mod history;
 mod metrics;
 mod openapi;
 mod options;
@@ -54,6 +58,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use audit::audit;
 pub use auth::Right;
+pub use drill::{Access, Check, Drill, Examination, Expected, LastDrill, Measured};
+pub use history::{History, Past, ReadPast};
 pub use metrics::Metrics;
 pub use options::{AdminError, ControlOptions, ObserveOptions, Options, TokenSpec, limits};
 pub use status::{Change, Event, HoldStatus, Status, StreamStatus, SwitchStatus, Work};
@@ -64,6 +70,21 @@ pub use token::TokenFileError;
 pub struct Hooks {
     /// Reads every switch now; resolves when the readings are applied, or failed.
     pub poll: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+    /// Reads every switch now and looks at it, for a drill.
+    pub examine: Arc<dyn Fn() -> BoxFuture<'static, Vec<Examination>> + Send + Sync>,
+    /// Reads what happened back from where it outlives the process, if it is kept.
+    pub past: Option<history::ReadPast>,
+}
+
+impl Default for Hooks {
+    /// Of a process without switches that keeps nothing.
+    fn default() -> Hooks {
+        Hooks {
+            poll: Arc::new(|| Box::pin(async {})),
+            examine: Arc::new(|| Box::pin(async { Vec::new() })),
+            past: None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Hooks {
@@ -107,7 +128,11 @@ impl Admin {
         let base = options.control.base()?;
         let auth = auth::Auth::new(&options.control)?;
         Ok(Admin(Arc::new(Core {
-            hub: watch::Hub::new(holds.clone(), options.control.max_watchers),
+            hub: watch::Hub::new(
+                holds.clone(),
+                metrics.drills().clone(),
+                options.control.max_watchers,
+            ),
             closing: cell::channel(drain::Closing::No).0,
             polling: flowtide::Polling::default(),
             openapi: openapi::document(&base),
@@ -136,6 +161,8 @@ impl Admin {
             (format!("{stream}/pause"), post(flowtide::pause_one)),
             (format!("{stream}/resume"), post(flowtide::resume_one)),
             (format!("{stream}/override"), post(flowtide::set_aside)),
+            (format!("{stream}/drill"), post(drill::drill)),
+            (format!("{base}/history"), get(history::history)),
             (format!("{base}/poll"), post(flowtide::poll)),
             (format!("{base}/drain"), post(drain::drain)),
             (format!("{base}/status"), get(status::full)),

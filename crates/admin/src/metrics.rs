@@ -1,5 +1,6 @@
 //! What is measured, as OpenMetrics text.
 use crate::Core;
+use crate::drill::Drills;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -16,7 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tidegate_gate::{Act, Holds, Record, Snapshot, State as Word};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,8 @@ struct Inner {
     transitions: Family<Transition, Counter>,
     refused: Family<Refused, Counter>,
     audit_lost: Counter,
+    drilled: Family<Drilled, Counter>,
+    drills: Drills,
     pub(crate) watchers: Gauge,
     watchers_dropped: Family<Dropped, Counter>,
 }
@@ -62,6 +65,11 @@ struct Transition {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Refused {
     status: u16,
+}
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Drilled {
+    stream: String,
+    result: &'static str,
 }
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Dropped {
@@ -95,6 +103,8 @@ impl Metrics {
         let transitions = Family::default();
         let refused = Family::default();
         let audit_lost = Counter::default();
+        let drilled = Family::default();
+        let drills = Drills::default();
         let watchers = Gauge::default();
         let watchers_dropped = Family::default();
         let own = registry.sub_registry_with_prefix("tidegate");
@@ -137,13 +147,14 @@ impl Metrics {
             "Audit lines that could not be written",
             audit_lost.clone(),
         );
+        own.register("drills", "Drills, by what came of them", drilled.clone());
         own.register("watchers", "Open watches", watchers.clone());
         own.register(
             "watchers_dropped",
             "Watches that were ended because their reader was too slow",
             watchers_dropped.clone(),
         );
-        own.register_collector(Box::new(Board(holds.clone())));
+        own.register_collector(Box::new(Board(holds.clone(), drills.clone())));
         registry.register_collector(Box::new(Process));
         Metrics(Arc::new(Inner {
             holds,
@@ -155,6 +166,8 @@ impl Metrics {
             transitions,
             refused,
             audit_lost,
+            drilled,
+            drills,
             watchers,
             watchers_dropped,
         }))
@@ -189,6 +202,19 @@ impl Metrics {
 
     pub(crate) fn audit_lines_lost(&self, count: u64) {
         self.0.audit_lost.inc_by(count);
+    }
+
+    pub(crate) fn drilled(&self, stream: &str, passed: bool) {
+        let drilled = Drilled {
+            stream: stream.into(),
+            result: if passed { "passed" } else { "found" },
+        };
+        self.0.drilled.get_or_create(&drilled).inc();
+    }
+
+    /// The last drills: kept here, since their age is a metric.
+    pub(crate) fn drills(&self) -> &Drills {
+        &self.0.drills
     }
 
     pub(crate) fn watchers(&self) -> &Gauge {
@@ -255,7 +281,7 @@ pub(crate) async fn serve(State(core): State<Arc<Core>>) -> Response {
 
 /// What the board says at the moment of a scrape: no series outlives what it is about.
 #[derive(Debug)]
-struct Board(Arc<Holds>);
+struct Board(Arc<Holds>, Drills);
 
 type Series<T> = Vec<(Vec<(&'static str, String)>, T)>;
 
@@ -296,6 +322,13 @@ impl Collector for Board {
             "Callers before the closed gate",
             None,
             per_stream(|s| s.waiting),
+        )?;
+        gauges(
+            e,
+            "holds_set_aside",
+            "Holds that an override has set aside",
+            None,
+            per_stream(|s| s.set_aside.len() as u64),
         )?;
         gauges(
             e,
@@ -341,6 +374,26 @@ impl Collector for Board {
             "What is wrong with the process as a whole: how many sentences the status has about it",
             None,
             vec![(Vec::new(), now.alarms.len() as u64)],
+        )?;
+        let last = self.1.last();
+        let of_drills = |of: &dyn Fn(SystemTime, bool) -> f64| -> Series<f64> {
+            last.iter()
+                .map(|(at, drill)| (vec![("stream", drill.stream.clone())], of(*at, drill.passed)))
+                .collect()
+        };
+        gauges(
+            e,
+            "last_drill_age",
+            "How long ago the last drill of a stream was",
+            Some(Unit::Seconds),
+            of_drills(&|at, _| now.at.duration_since(at).unwrap_or_default().as_secs_f64()),
+        )?;
+        gauges(
+            e,
+            "last_drill_passed",
+            "1 if the last drill of a stream found nothing",
+            None,
+            of_drills(&|_, passed| f64::from(u8::from(passed))),
         )?;
         gauges(e, "holds", "Holds that stand", None, holds(&now))?;
         gauges(

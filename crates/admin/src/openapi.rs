@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document of both surfaces, with the base path as it is configured.
 use crate::Core;
 use crate::auth::{May, ToRead};
-use crate::{actuator, drain, flowtide, metrics, probes, status, watch};
+use crate::{actuator, drain, drill, flowtide, history, metrics, probes, status, watch};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -24,7 +24,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
     tags((name = "control", description = "On the control listener"), (name = "observe", description = "On the observe listener")),
     paths(
         flowtide::pause_all, flowtide::resume_all, flowtide::pause_one, flowtide::resume_one, flowtide::set_aside,
-        flowtide::poll, drain::drain, status::full, watch::watch, serve, probes::alive, probes::ready, metrics::serve,
+        flowtide::poll, drill::drill, drain::drain, status::full, watch::watch, history::history, serve, probes::alive, probes::ready, metrics::serve,
         actuator::on, actuator::off, actuator::hiatus, actuator::hiatus_of, actuator::health,
     ),
     components(schemas(status::Change)),

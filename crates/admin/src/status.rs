@@ -1,6 +1,10 @@
 //! The shapes of the JSON that says how things stand, apart from the types that keep them so.
+//!
+//! The command line reads them back, perhaps from an older process: whatever is not in the contract may be missing, so
+//! a new field gets a default.
 use crate::Core;
 use crate::auth::{May, ToRead};
+use crate::drill::LastDrill;
 use crate::error::json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -22,17 +26,24 @@ const NAMED: usize = 20;
 pub struct Status {
     /// When (RFC 3339, UTC).
     #[schema(format = DateTime)]
+    #[serde(default)]
     pub at: String,
     /// Grows with every change of a state, a hold or a switch; counters alone do not raise it.
+    #[serde(default)]
     pub revision: u64,
     /// The process is stopping: `drain --close` or a signal.
+    #[serde(default)]
     pub closing: bool,
     /// Streams and gates, in the order of the configuration.
     pub streams: Vec<StreamStatus>,
     /// Switches, in the order of the configuration.
     pub switches: Vec<SwitchStatus>,
     /// What is wrong with the process as a whole, a sentence each.
+    #[serde(default)]
     pub alarms: Vec<String>,
+    /// The last drill of each stream that had one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drills: Vec<LastDrill>,
     /// The last transitions, oldest first; in the first event of a watch only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recent: Vec<Event>,
@@ -47,18 +58,23 @@ pub struct Change {
     /// As in the status.
     pub revision: u64,
     /// As in the status.
+    #[serde(default)]
     pub closing: bool,
     /// Those that changed, whole.
     pub streams: Vec<StreamStatus>,
     /// Those that changed, whole.
     pub switches: Vec<SwitchStatus>,
     /// What is wrong with the process as a whole now, a sentence each.
+    #[serde(default)]
     pub alarms: Vec<String>,
     /// The age in seconds of each good reading that was renewed.
+    #[serde(default)]
     pub ages: BTreeMap<String, f64>,
     /// How long until the next poll of each switch that was polled since, in seconds.
+    #[serde(default)]
     pub next_polls: BTreeMap<String, f64>,
     /// What happened, in order.
+    #[serde(default)]
     pub events: Vec<Event>,
 }
 
@@ -85,22 +101,33 @@ pub struct StreamStatus {
     /// What is broken.
     pub error: Option<String>,
     /// How often it was tried again in vain, while something is broken.
+    #[serde(default)]
     pub attempts: u32,
     /// The holds that an override has set aside.
+    #[serde(default)]
     pub set_aside: Vec<HoldStatus>,
     /// Callers that stand before the closed gate.
+    #[serde(default)]
     pub waiting: u64,
     /// Events written to the dead letter, since the start of the process.
+    #[serde(default)]
     pub dead_letters: u64,
     /// Upgraded connections that are open; not part of `in_flight`.
+    #[serde(default)]
     pub upgraded: u64,
     /// How long ago the oldest of the held events was fetched, in seconds.
     pub held_oldest_seconds: Option<f64>,
     /// How long until the source takes the first of the held events back, in seconds.
     pub lease_left_seconds: Option<f64>,
+    /// The longest that the source leaves events with us during a pause, in seconds; none without a lease, and where
+    /// leases are renewed without end.
+    #[serde(default)]
+    pub lease_kept_seconds: Option<f64>,
     /// The held events were given back to the source, to be fetched again after the pause.
+    #[serde(default)]
     pub parked: bool,
     /// What still runs, oldest first, as far as it is named; at most 20.
+    #[serde(default)]
     pub running: Vec<Work>,
 }
 
@@ -152,14 +179,18 @@ pub struct SwitchStatus {
     #[schema(format = DateTime)]
     pub written: Option<String>,
     /// The streams it can hold.
+    #[serde(default)]
     pub streams: Vec<String>,
     /// Smaller complaints about a flag that was read.
+    #[serde(default)]
     pub warnings: Vec<String>,
     /// How long until the next poll, in seconds.
     pub next_poll_seconds: Option<f64>,
     /// The last good reading is older than `max_stale`.
+    #[serde(default)]
     pub stale: bool,
     /// The process may call itself ready as far as this switch is concerned.
+    #[serde(default)]
     pub settled: bool,
 }
 
@@ -171,8 +202,8 @@ pub struct Event {
     pub time: String,
     /// Counts up by one.
     pub seq: u64,
-    /// `transition`, `hold_placed`, `hold_released`, `hold_expired`, `override`, `refused` or `reading`; in a history
-    /// also `started` and `lost`.
+    /// `transition`, `hold_placed`, `hold_released`, `hold_expired`, `override`, `refused`, `reading` or `drill`; in a
+    /// history also `started` and `lost`.
     pub kind: String,
     /// The stream or gate it happened to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -214,10 +245,7 @@ pub struct Event {
     (status = 200, description = "Everything at one moment.", body = Status),
 ))]
 pub(crate) async fn full(State(core): State<Arc<Core>>, _: May<ToRead>) -> Response {
-    json(
-        StatusCode::OK,
-        &Status::of(&core.holds.snapshot(), core.is_closing()),
-    )
+    json(StatusCode::OK, &Status::now(&core))
 }
 
 /// Everything that is harmless to see: on the observe listener.
@@ -227,6 +255,14 @@ pub(crate) async fn redacted(State(core): State<Arc<Core>>) -> Response {
 }
 
 impl Status {
+    pub(crate) fn now(core: &Core) -> Status {
+        let drills = core.metrics.drills().last();
+        Status {
+            drills: drills.into_iter().map(|(_, drill)| drill).collect(),
+            ..Status::of(&core.holds.snapshot(), core.is_closing())
+        }
+    }
+
     pub(crate) fn of(snapshot: &Snapshot, closing: bool) -> Status {
         Status {
             at: time(snapshot.at),
@@ -243,6 +279,7 @@ impl Status {
                 .map(|s| SwitchStatus::of(s, snapshot.mono))
                 .collect(),
             alarms: snapshot.alarms.iter().map(ToString::to_string).collect(),
+            drills: Vec::new(),
             recent: Vec::new(),
         }
     }
@@ -291,6 +328,7 @@ impl StreamStatus {
             upgraded: stream.upgraded,
             held_oldest_seconds: stream.held.oldest.map(|at| since(at, now)),
             lease_left_seconds: stream.held.lease_ends.map(|at| since(now, at)),
+            lease_kept_seconds: stream.lease.and_then(|l| l.kept_for).map(|d| d.as_secs_f64()),
             parked: stream.held.parked,
             running: stream
                 .running

@@ -1,5 +1,6 @@
 //! The whole state at once, then every change, as server-sent events: made once, told to all.
 use crate::auth::{May, ToRead};
+use crate::drill::Drills;
 use crate::error::{ApiError, ErrorBody};
 use crate::status::{Change, Event, Status, StreamStatus, SwitchStatus, since, time};
 use crate::{Core, Metrics};
@@ -36,6 +37,7 @@ const RECENT: usize = 200;
 
 pub(crate) struct Hub {
     holds: Arc<Holds>,
+    drills: Drills,
     told: Mutex<Told>,
     frames: broadcast::Sender<Frame>,
     wanted: Notify,
@@ -59,7 +61,7 @@ struct Told {
 }
 
 impl Hub {
-    pub(crate) fn new(holds: Arc<Holds>, places: usize) -> Hub {
+    pub(crate) fn new(holds: Arc<Holds>, drills: Drills, places: usize) -> Hub {
         let snapshot = holds.snapshot();
         let seq = *holds.journal_end().borrow();
         Hub {
@@ -71,6 +73,7 @@ impl Hub {
                 ended: false,
             }),
             holds,
+            drills,
             frames: broadcast::channel(BEHIND).0,
             wanted: Notify::new(),
             places: Arc::new(Semaphore::new(places)),
@@ -153,7 +156,7 @@ impl Hub {
         let first = match &told.first {
             Some(first) => first.clone(),
             None => {
-                let first = event("state", &told.whole(&self.holds));
+                let first = event("state", &told.whole(&self.holds, &self.drills));
                 told.first = Some(first.clone());
                 first
             }
@@ -169,7 +172,7 @@ impl Hub {
 }
 
 impl Told {
-    fn whole(&self, holds: &Holds) -> Status {
+    fn whole(&self, holds: &Holds, drills: &Drills) -> Status {
         let mut recent: Vec<Event> = holds
             .journal_after(0)
             .iter()
@@ -181,6 +184,7 @@ impl Told {
         recent.reverse();
         Status {
             recent,
+            drills: drills.last().into_iter().map(|(_, drill)| drill).collect(),
             ..Status::of(&self.snapshot, self.closing)
         }
     }

@@ -4,7 +4,7 @@
 //! controllers fight, and the one who pauses in an emergency loses to a poll that runs a second later.
 use crate::gate::{Gate, Keeper};
 use crate::journal::{Act, Journal, Record};
-use crate::status::{Held, Kind, Life, Snapshot, State, StreamStatus, SwitchStatus};
+use crate::status::{Held, Kind, LeaseTerms, Life, Snapshot, State, StreamStatus, SwitchStatus};
 use crate::{Clock, Moment, Name, Phase, Running, Version};
 use event_listener::Event;
 use std::collections::{BTreeMap, HashMap};
@@ -168,6 +168,7 @@ pub struct Meter {
     upgrades: AtomicU64,
     open_connections: Mutex<BTreeMap<u64, Running>>,
     held: Mutex<Held>,
+    lease: Mutex<Option<LeaseTerms>>,
     activity: Mutex<Option<Running>>,
     /// The board's herald: the end of the last upgraded connection can end a `pausing`.
     herald: Arc<Event>,
@@ -199,6 +200,12 @@ impl Meter {
     /// Says what is fetched and not past the gate.
     pub fn set_held(&self, held: Held) {
         *unpoisoned(&self.held) = held;
+    }
+
+    /// Says how long the source leaves what it hands out with us: once it is open, and whenever it learns better.
+    /// A drill compares it with the pause that is planned.
+    pub fn set_lease(&self, terms: Option<LeaseTerms>) {
+        *unpoisoned(&self.lease) = terms;
     }
 
     /// Says what the worker does inside its run; `None` when the run ends. One short lock: once per batch.
@@ -854,6 +861,7 @@ impl Entry {
             in_flight: sight.in_flight,
             waiting: sight.waiting,
             held: *unpoisoned(&self.meter.held),
+            lease: *unpoisoned(&self.meter.lease),
             holds: self.holds.iter().map(|(c, h)| (c.clone(), h.clone())).collect(),
             set_aside: self
                 .set_aside

@@ -24,6 +24,8 @@ pub enum Act {
     Refused,
     /// A switch's reading changed.
     Reading,
+    /// Somebody tried whether a stream could be paused.
+    Drill,
 }
 
 impl Act {
@@ -37,6 +39,7 @@ impl Act {
             Act::Overridden => "override",
             Act::Refused => "refused",
             Act::Reading => "reading",
+            Act::Drill => "drill",
         }
     }
 }

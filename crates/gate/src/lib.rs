@@ -38,7 +38,7 @@ pub use holds::{
     Upgraded, Wish, plain,
 };
 pub use journal::{Act, Record};
-pub use status::{Held, Kind, Life, Snapshot, State, StreamStatus, SwitchStatus};
+pub use status::{Held, Kind, LeaseTerms, Life, Snapshot, State, StreamStatus, SwitchStatus};
 
 pub use tidegate_macros::unit_of_work;
 pub use unit_of_work::AsGate;

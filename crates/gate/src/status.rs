@@ -1,6 +1,6 @@
 //! The one snapshot that everybody reads, and the words in it.
 use crate::{Controller, Hold, Name, Phase, Running, Version};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How the machinery of a stream is doing, whatever its gate says: a source may be retrying behind a closed gate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,6 +136,15 @@ pub struct Held {
     pub parked: bool,
 }
 
+/// How long a source leaves what it has handed out with us, while it is not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTerms {
+    /// What is not renewed is taken back after this, and handed out again.
+    pub term: Duration,
+    /// The longest that renewals keep it; equal to `term` where nothing is renewed, and none where there is no end.
+    pub kept_for: Option<Duration>,
+}
+
 /// One stream or gate in a snapshot.
 #[derive(Clone, Debug)]
 pub struct StreamStatus {
@@ -151,6 +160,8 @@ pub struct StreamStatus {
     pub waiting: u64,
     /// What is fetched and not past the gate.
     pub held: Held,
+    /// How long the source leaves that with us; none for sources without leases.
+    pub lease: Option<LeaseTerms>,
     /// The holds that stand.
     pub holds: Vec<(Controller, Hold)>,
     /// The holds that an override has set aside.

@@ -54,6 +54,7 @@ where
     // There is no switch here, so there is nothing to poll.
     let hooks = Hooks {
         poll: Arc::new(|| Box::pin(async {})),
+        ..Hooks::default()
     };
     let metrics = Metrics::new(holds.clone(), env!("CARGO_PKG_VERSION"));
     let admin = Admin::new(holds, metrics, Options::default(), hooks)?;

@@ -4,7 +4,7 @@
 //! which a read can catch between its truncation and its last byte. So what does not look whole is read again after a
 //! moment, and what changes while it is read is not used.
 use crate::flag::boolean;
-use crate::{Body, Fields, MOST_BYTES, Provider, ReadError, ReadFuture, Secret, Value};
+use crate::{Access, AccessFuture, Body, Fields, MOST_BYTES, Provider, ReadError, ReadFuture, Secret, Value};
 use secrecy::{ExposeSecret, SecretString};
 use std::fs::Metadata;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -143,6 +143,36 @@ impl Provider for File {
 
     fn read(&mut self) -> ReadFuture<'_> {
         Box::pin(self.read_settled())
+    }
+
+    fn access(&mut self) -> AccessFuture<'_> {
+        let (path, id) = (self.path.clone(), self.id.clone());
+        Box::pin(async move {
+            let writes = tokio::task::spawn_blocking(move || may_write(&path)).await;
+            match writes {
+                Ok(Ok(false)) => Access::ReadOnly,
+                Ok(Ok(true)) => Access::Writes(
+                    format!(
+                        "{id}: this process may write it; give it to another user, or mount it read-only"
+                    )
+                    .into(),
+                ),
+                Ok(Err(error)) => Access::Unknown(format!("{id}: {error}").into()),
+                // Its thread panicked, or the runtime is going away.
+                Err(error) => Access::Unknown(format!("{id}: {error}").into()),
+            }
+        })
+    }
+}
+
+/// Whether this process could flip what it reads. Nothing is opened for writing: that would show in the file's times.
+fn may_write(path: &Path) -> io::Result<bool> {
+    use rustix::fs::{Access as Mode, access};
+    use rustix::io::Errno;
+    match access(path, Mode::WRITE_OK) {
+        Ok(()) => Ok(true),
+        Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

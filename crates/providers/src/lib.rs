@@ -16,10 +16,12 @@
 //! hand.set_text("true"); // paused within a second
 //! # Ok(()) }
 //! ```
+mod access;
 mod azure_key_vault;
 mod backoff;
 mod config;
 mod credential;
+mod exam;
 mod file;
 mod fixed;
 mod flag;
@@ -33,11 +35,13 @@ mod switch;
 mod timing;
 mod vault;
 
+pub use access::{Access, AccessFuture};
 pub use azure_key_vault::AzureKeyVault;
 pub use config::{
     AzureCredential, AzureKeyVaultConfig, ConfigError, FileConfig, KeepOrPause, ProviderConfig,
     ReleaseOrKeep, SwitchConfig, VaultAuth, VaultConfig,
 };
+pub use exam::{Examined, Examiner};
 pub use file::File;
 pub use fixed::{Fixed, FixedHand};
 pub use flag::{FlagError, read_flag};
@@ -85,5 +89,11 @@ pub trait Provider: Send + 'static {
     /// the next call. By default there is nothing to see to.
     fn tend(&mut self) -> TendFuture<'_> {
         Box::pin(std::future::pending())
+    }
+
+    /// Asks the store what our credential may do besides reading. Only drills ask; dropped at the switch's `timeout`.
+    fn access(&mut self) -> AccessFuture<'_> {
+        let why = format!("a store of the kind {} cannot be asked", self.kind());
+        Box::pin(std::future::ready(Access::Unknown(why.into())))
     }
 }

@@ -1,17 +1,19 @@
 //! The only poll loop. One task per distinct secret reads it, lets each of its switches make a flag of it, and applies
 //! what that means; one `select!` waits for whatever comes next.
 use crate::backoff::Backoff;
+use crate::exam::{Examined, Examiner, Reply};
 use crate::nudge::{Nudged, Nudger};
 use crate::seen::is_stale;
 use crate::switch::Bound;
 use crate::timing::{Ended, LEAST_INTERVAL, MOST_RETRY_AFTER, Timing, next_poll};
-use crate::{Provider, ReadError, Secret, Seen, Switch};
+use crate::{Access, Provider, ReadError, Secret, Seen, Switch};
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_gate::{Flag, Holds, Name, Reading, UnknownStream, Version};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +40,7 @@ impl Observer for () {}
 pub struct Poller {
     loops: Vec<Loop>,
     nudger: Nudger,
+    examiner: Examiner,
 }
 
 impl Poller {
@@ -63,27 +66,37 @@ impl Poller {
             }
         }
         let (nudger, sides) = Nudged::pairs(groups.len());
+        let (examiner, exams) = Examiner::pairs(groups.len());
         let loops = groups
             .into_iter()
-            .zip(sides)
-            .map(|((id, provider, switches), nudged)| {
+            .zip(sides.into_iter().zip(exams))
+            .map(|((id, provider, switches), asked)| {
                 Loop::new(
                     id,
                     provider,
                     switches,
-                    nudged,
+                    asked,
                     holds.clone(),
                     observer.clone(),
                     seed,
                 )
             })
             .collect();
-        Ok(Poller { loops, nudger })
+        Ok(Poller {
+            loops,
+            nudger,
+            examiner,
+        })
     }
 
     /// A handle that makes all loops poll now.
     pub fn nudger(&self) -> Nudger {
         self.nudger.clone()
+    }
+
+    /// A handle that has all switches looked at for a drill.
+    pub fn examiner(&self) -> Examiner {
+        self.examiner.clone()
     }
 
     /// The loops, one task for each distinct secret. The first poll of each is at once.
@@ -119,6 +132,9 @@ struct Loop {
     /// The newest version that any read found, whether or not it held a flag.
     newest: Option<Version>,
     nudged: Nudged,
+    exams: mpsc::Receiver<Reply>,
+    /// Whoever waits for an examination.
+    examining: Vec<Reply>,
     holds: Arc<Holds>,
     observer: Arc<dyn Observer>,
     timing: Timing,
@@ -140,7 +156,7 @@ impl Loop {
         id: Name,
         provider: Box<dyn Provider>,
         switches: Vec<Bound>,
-        nudged: Nudged,
+        (nudged, exams): (Nudged, mpsc::Receiver<Reply>),
         holds: Arc<Holds>,
         observer: Arc<dyn Observer>,
         seed: u64,
@@ -170,6 +186,8 @@ impl Loop {
             switches,
             newest,
             nudged,
+            exams,
+            examining: Vec::new(),
             holds,
             observer,
             timing,
@@ -188,7 +206,8 @@ impl Loop {
                 () = stop.cancelled() => return,
                 outcome = read_within(self.provider.as_mut(), self.limit) => outcome,
             };
-            let failed = self.apply(&outcome, began.elapsed());
+            let took = began.elapsed();
+            let failed = self.apply(&outcome, took);
             let retry_after = outcome.as_ref().err().and_then(ReadError::retry_after);
             let ended = if failed {
                 Ended::Failed {
@@ -208,7 +227,12 @@ impl Loop {
             };
             self.publish(due.at);
             self.nudged.serve(ticket);
-            if !self.wait(due, &stop).await {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.examine(took, false) => {}
+            }
+            if !self.wait(due, took, &stop).await {
                 return;
             }
         }
@@ -239,8 +263,35 @@ impl Loop {
         }
     }
 
+    /// Answers those who asked before the read that was just made, or, if it is `old`, before this.
+    async fn examine(&mut self, took: Duration, old: bool) {
+        if self.examining.is_empty() {
+            return;
+        }
+        let access = timeout(self.limit, self.provider.access()).await;
+        let access = access.unwrap_or_else(|_| Access::Unknown("the store gave no answer in time".into()));
+        let now = self.holds.now();
+        let all = self.switches.iter().filter_map(|bound| {
+            bound.examined(now, |seen, acts| Examined {
+                switch: bound.switch.name.clone(),
+                streams: bound.switch.streams.clone(),
+                seen,
+                took,
+                interval: self.timing.interval,
+                old,
+                access: access.clone(),
+                acts,
+            })
+        });
+        let all: Vec<Examined> = all.collect();
+        for reply in self.examining.drain(..) {
+            // Whoever asked may have gone away.
+            let _ = reply.send(all.clone());
+        }
+    }
+
     /// Waits for the next poll; false when there is none any more.
-    async fn wait(&mut self, mut due: Due, stop: &CancellationToken) -> bool {
+    async fn wait(&mut self, mut due: Due, took: Duration, stop: &CancellationToken) -> bool {
         if let Some(until) = self.until_by().filter(|_| !due.failed) {
             // A hold that ends by itself ends when a reading confirms it, so one is made then.
             due.at = due.at.min(until.max(due.began + LEAST_INTERVAL));
@@ -258,6 +309,17 @@ impl Loop {
                     }
                     _ => due.at = due.at.min(due.began + LEAST_INTERVAL),
                 },
+                Some(reply) = self.exams.recv() => {
+                    self.examining.push(reply);
+                    match due.not_before {
+                        Some(not_before) if not_before > Instant::now() => tokio::select! {
+                            biased;
+                            () = stop.cancelled() => return false,
+                            () = self.examine(took, true) => {}
+                        },
+                        _ => due.at = due.at.min(due.began + LEAST_INTERVAL),
+                    }
+                }
                 () = sleep_until(due.at) => return true,
                 () = self.provider.tend() => {}
                 fired = at_or_never(overdue) => {

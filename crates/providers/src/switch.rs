@@ -254,6 +254,46 @@ impl Bound {
         self.holds.release(&self.controller, on, cause).map(drop)
     }
 
+    /// What the last read saw and what a flip would come to, made into one by `with`; nothing before the first read.
+    pub(crate) fn examined<T>(
+        &self,
+        at: Moment,
+        with: impl FnOnce(Seen, Result<(), Name>) -> T,
+    ) -> Option<T> {
+        let seen = self.seen.clone()?;
+        let acts = self.rehearse(&seen, at.wall);
+        Some(with(seen, acts))
+    }
+
+    /// Decides about the flag that was read as if it had just been flipped, both ways, and applies nothing.
+    fn rehearse(&self, seen: &Seen, now: SystemTime) -> Result<(), Name> {
+        let Reading::Good(flag, version) = &seen.reading else {
+            return Err("there is no flag to flip".into());
+        };
+        let decided = |paused| {
+            let flag = Flag {
+                paused,
+                ..flag.clone()
+            };
+            // A flip is a new version; stores that tell no time tell none of it either.
+            let version = Version {
+                id: "rehearsal".into(),
+                written: version.written.map(|_| now),
+            };
+            let reading = Reading::Good(flag, version);
+            decide(self.last, &reading, Duration::ZERO, &self.switch.policy, now)
+        };
+        match (decided(true), decided(false)) {
+            (Decision::Hold { .. }, Decision::Release) => Ok(()),
+            (Decision::Hold { .. }, _) => Err("a flag that says false would not let the streams go".into()),
+            _ => Err(
+                "a flag that says true would hold nothing: its \"until\" has passed, so remove that field from the \
+                 secret"
+                    .into(),
+            ),
+        }
+    }
+
     /// The nearest moment at which something is due although no poll is.
     pub(crate) fn overdue_at(&self) -> Option<Instant> {
         match &self.seen {

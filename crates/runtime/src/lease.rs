@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use tidegate_gate::Member;
+use tidegate_gate::{LeaseTerms, Member};
 
 /// A lease is renewed when a third of it is over: two more tries fit before it ends.
 const RENEWALS: u32 = 3;
@@ -130,6 +130,10 @@ pub(crate) async fn keep<T: Settle>(member: &Member, hold: &Arc<Hold>, settle: &
             }
             continue;
         };
+        member.meter().set_lease(Some(LeaseTerms {
+            term: terms.lasts,
+            kept_for: terms.max_hold,
+        }));
         let now = member.now().mono;
         let out = settle.outstanding();
         hold.set_lease(out.map(|out| out.stalest + terms.lasts));

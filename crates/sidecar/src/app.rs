@@ -7,10 +7,12 @@ use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tidegate_admin::{Admin, ControlOptions, Hooks, Metrics, ObserveOptions, Options, TokenSpec, limits};
+use tidegate_admin::{
+    Access, Admin, ControlOptions, Examination, Hooks, Metrics, ObserveOptions, Options, TokenSpec, limits,
+};
 use tidegate_gate::{Clock, Flag, Holds, Kind, Moment, Name, Reading, State, Version};
 use tidegate_http::{Address, GateConfig, HttpGate, Limits, Listener, Tls};
-use tidegate_providers::{Nudger, Observer, Poller};
+use tidegate_providers::{Examined, Nudger, Observer, Poller};
 use tidegate_runtime::{Outcome, Report, StateDir, Stream, Supervisor, herald};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -133,11 +135,17 @@ impl App {
 
         let tls = control_tls(&config.control)?;
         let poll = nudger.clone();
+        let examiner = poller.examiner();
         let hooks = Hooks {
             poll: Arc::new(move || {
                 let nudger = poll.clone();
                 async move { nudger.poll_now().await }.boxed()
             }),
+            examine: Arc::new(move || {
+                let examiner = examiner.clone();
+                async move { examiner.examine().await.into_iter().map(examination).collect() }.boxed()
+            }),
+            past: state.as_ref().map(|state| history::reader(state.path())),
         };
         let options = admin_options(config, tls.clone());
         let admin = Admin::new(holds.clone(), metrics.clone(), options, hooks)?;
@@ -209,6 +217,8 @@ impl App {
             tasks.spawn(memory.keep(self.holds.clone(), surfaces.clone()));
         }
         if let Some(state) = self.state {
+            let read = history::reader(state.path());
+            tasks.spawn(history::recall_drills(self.admin.clone(), read));
             tasks.spawn(history::keep(self.holds.clone(), state, surfaces.clone()));
         }
         if let Some(file) = self.state_file {
@@ -278,6 +288,25 @@ impl Observer for Eyes {
         if let Some(memory) = &self.memory {
             memory.note_reading(switch, flag, version);
         }
+    }
+}
+
+/// What the providers found, in the words of the control API: neither knows the other.
+fn examination(found: Examined) -> Examination {
+    Examination {
+        switch: found.switch,
+        streams: found.streams,
+        reading: found.seen.reading.word(),
+        error: found.seen.error,
+        took: found.took,
+        interval: found.interval,
+        old: found.old,
+        access: match found.access {
+            tidegate_providers::Access::ReadOnly => Access::ReadOnly,
+            tidegate_providers::Access::Writes(how) => Access::Writes(how),
+            tidegate_providers::Access::Unknown(why) => Access::Unknown(why),
+        },
+        acts: found.acts,
     }
 }
 

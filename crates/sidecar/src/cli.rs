@@ -34,7 +34,7 @@ pub mod exit {
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done, as asked
-  1   answered, but not as asked: not proven in time, still held, nothing to drain
+  1   answered, but not as asked: not proven in time, still held, nothing to drain, found by a drill
   64  bad use, or no such stream
   65  check: a switch's secret is missing or malformed
   69  a store, or tidegate, cannot be reached
@@ -132,6 +132,10 @@ pub enum ClientCommand {
     Status(StatusArgs),
     /// Show every change, a line each
     Watch(WatchArgs),
+    /// Show what happened: transitions, holds, readings that changed, drills
+    History(HistoryArgs),
+    /// Try whether a flip would pause a stream, disturbing nothing, and say what stands in the way
+    Drill(DrillArgs),
     /// Wait until nothing is in flight in what is held
     Drain(DrainArgs),
     /// Wait until streams run, or are paused
@@ -260,6 +264,37 @@ pub struct WatchArgs {
     pub json: bool,
 }
 
+/// `history`.
+#[derive(Clone, Debug, Args)]
+pub struct HistoryArgs {
+    /// From when on: a time such as 2026-11-22T18:00:00Z, or how long ago, such as 1h
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub since: Option<String>,
+    /// How many at most, the newest
+    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub limit: u16,
+    /// The answer as it comes, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `drill`.
+#[derive(Clone, Debug, Args)]
+pub struct DrillArgs {
+    /// The stream or gate
+    #[arg(long, value_name = "STREAM")]
+    pub stream: String,
+    /// Really pause it for this long, such as 3s; it ends by itself
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub live: Option<Duration>,
+    /// The pause that is planned: leases have to outlive it [default: 30m]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub pause: Option<Duration>,
+    /// The answer as it comes, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `drain`.
 #[derive(Clone, Debug, Args)]
 pub struct DrainArgs {
@@ -347,6 +382,17 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if duration <= MOST => Ok(duration),
         Ok(_) => Err("expected at most 366 days".into()),
         Err(_) => Err("expected a duration with its unit, such as 250ms, 30s or \"1h 30m\"".into()),
+    }
+}
+
+/// A point in time, or a duration before now, as the control API takes it.
+fn when(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match (text.parse::<Timestamp>(), humantime::parse_duration(text)) {
+        (Err(_), Err(_)) => {
+            Err("expected a time, such as 2026-11-22T18:00:00Z, or a duration, such as 1h".into())
+        }
+        _ => Ok(text.to_owned()),
     }
 }
 

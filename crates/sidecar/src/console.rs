@@ -217,6 +217,7 @@ fn happening(record: &Record, style: Style) -> Option<String> {
             Some(format!("{time}  switch {switch} reads {reason}{version}"))
         }
         Act::Overridden => Some(format!("{time}  {name}: hold of{who} set aside{why}")),
+        Act::Drill => Some(format!("{time}  {name}: drill{why}")),
         Act::Expired => Some(format!("{time}  {name}: hold{who} expired")),
         Act::Placed | Act::Released | Act::Refused => None,
     }

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tidegate_admin::Event;
+use tidegate_admin::{Admin, Event, Past, ReadPast};
 use tidegate_gate::{Holds, Record};
 use tidegate_state::{Entry, History, StateDir};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 const MOST: u64 = 8 << 20;
 /// The alarm under which a failing disk shows in status and metrics.
 const ALARM: &str = "history";
+/// How far back the last drills are looked for: in a few megabytes for a moment, not in all of it.
+const RECALLED: usize = 10_000;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The history that the process with this `state_dir` writes. Reading it takes no lock and may be done while it runs,
@@ -22,6 +24,33 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// says how many).
 pub fn history(state_dir: &Path) -> History<Event> {
     History::at(state_dir.join("history").join("records.jsonl"), MOST)
+}
+
+/// How the control API reads it: beside the writer, on a thread where waiting for a disk holds up nothing.
+pub(crate) fn reader(state_dir: &Path) -> ReadPast {
+    let history = Arc::new(history(state_dir));
+    Arc::new(move |since, most| {
+        let history = history.clone();
+        Box::pin(async move {
+            let read = tokio::task::spawn_blocking(move || history.read(since, most)).await;
+            let past = read
+                .map_err(|_| "the reader stopped unexpectedly".to_owned())?
+                .map_err(|error| error.to_string())?;
+            Ok(Past {
+                entries: past.entries.into_iter().map(|entry| entry.what).collect(),
+                unreadable: past.unreadable,
+            })
+        })
+    })
+}
+
+/// Has the surfaces know the drills of earlier processes. Not before the process runs: a long history takes longer to
+/// read than a process to start.
+pub(crate) async fn recall_drills(admin: Admin, read: ReadPast) {
+    match read(None, RECALLED).await {
+        Ok(past) => admin.remember_drills(&past.entries),
+        Err(why) => tracing::warn!("the age of earlier drills is not known: {why}"),
+    }
 }
 
 /// Writes down every record of the journal until `stop`, and what is left then.

@@ -9,6 +9,7 @@
 mod harness;
 
 mod bad_input;
+mod drill;
 mod flowtide;
 mod history;
 mod holds;

@@ -145,7 +145,8 @@ fn document(status: StatusCode, html: &str) -> Response {
             (CONTENT_TYPE, "text/html; charset=utf-8"),
             (CONTENT_SECURITY_POLICY, POLICY),
             (X_FRAME_OPTIONS, "DENY"),
-            (REFERRER_POLICY, "no-referrer"),
+            // Not no-referrer: under it browsers send the form with `Origin: null`, as if it came from elsewhere.
+            (REFERRER_POLICY, "same-origin"),
             (same("cross-origin-opener-policy"), "same-origin"),
             (same("cross-origin-resource-policy"), "same-origin"),
         ],
@@ -211,7 +212,7 @@ fn main(core: &Core, caller: &Caller) -> String {
     let rights: Vec<&str> = caller.rights().iter().map(|r| r.word()).collect();
     let may_read = caller.rights().contains(&Right::Read);
     let now = if may_read {
-        tables(&Status::of(&core.holds.snapshot(), core.is_closing()))
+        tables(&Status::now(core))
     } else {
         "<p>This token may not see how things stand: it does not have the right \"read\".</p>\n".into()
     };

@@ -7,7 +7,10 @@
 
   const streams = new Map();
   const switches = new Map();
+  const drills = new Map();
   let timeline = [];
+  /** Which of the whole states was the last: what was asked for before it is of no use any more. */
+  let generation = 0;
   let alarms = [];
   let closing = false;
   /** What our clock has to be corrected by to be the server's, in milliseconds. */
@@ -112,6 +115,8 @@
       for (const stream of message.streams) gone.delete(stream.name);
       gone.forEach((name) => streams.delete(name));
       switches.clear();
+      drills.clear();
+      for (const drill of message.drills ?? []) drills.set(drill.stream, drill);
       timeline = [];
       for (const stream of streams.values()) stream.spans = [];
     }
@@ -130,7 +135,35 @@
       if (s) s.nextAt = at(message.at) + left * 1000;
     }
     for (const event of whole ? message.recent ?? [] : message.events) happened(event, whole);
-    timeline = timeline.slice(-200);
+    trim();
+    draw();
+    if (whole) readPast(++generation);
+  }
+
+  /** The last 200 transitions, and what happened between them. */
+  function trim() {
+    let transitions = 0;
+    for (let i = timeline.length - 1; i >= 0; i--) {
+      if (timeline[i].kind === "transition" && ++transitions === 200) {
+        timeline = timeline.slice(i);
+        break;
+      }
+    }
+    timeline = timeline.slice(-1000);
+  }
+
+  const SHOWN = new Set(["transition", "override", "drill", "reading", "started", "lost"]);
+  const key = (event) => `${event.time} ${event.seq} ${event.kind} ${event.stream ?? event.switch ?? ""}`;
+
+  /** What happened before this process, or longer ago than the watch tells. An older tidegate has none of it. */
+  async function readPast(asked) {
+    const answer = await fetch(`${base}/history?limit=1000`).catch(() => null);
+    const past = answer?.ok ? await answer.json().catch(() => null) : null;
+    if (!past || asked !== generation) return;
+    const known = new Set(timeline.map(key));
+    timeline.push(...past.entries.filter((event) => SHOWN.has(event.kind) && !known.has(key(event))));
+    timeline.sort((a, b) => at(a.time) - at(b.time) || a.seq - b.seq);
+    trim();
     draw();
   }
 
@@ -157,7 +190,8 @@
   }
 
   function happened(event, past) {
-    if (event.kind === "transition" || event.kind === "override") timeline.push(event);
+    if (SHOWN.has(event.kind)) timeline.push(event);
+    if (event.kind === "drill") drills.set(event.stream, { at: event.time, told: event.reason });
     if (event.kind !== "transition") return;
     const stream = streams.get(event.stream);
     if (past && stream) {
@@ -193,7 +227,7 @@
   const onlyHeld = el("input", { type: "checkbox", id: "held", onchange: () => draw() });
   const list = el("ul", { class: "cards" });
   const switchList = el("ul", { class: "cards small" });
-  const past = el("ol", { class: "timeline", reversed: true });
+  const past = el("ol", { class: "timeline", reversed: true, tabindex: 0, "aria-labelledby": "h-timeline" });
   const bar = el("div", { class: "bar" },
     el("label", { for: "filter" }, "Show"), filter,
     el("label", { for: "held" }, onlyHeld, " only what is held"));
@@ -281,6 +315,8 @@
     view.state = el("span", { class: "state" });
     view.flight = el("dd");
     view.held = el("dd");
+    view.waiting = el("dd");
+    view.drill = el("p", { class: "drill" });
     view.rate = el("dd");
     view.total = el("dd");
     view.error = el("p", { class: "wrong" });
@@ -297,9 +333,10 @@
     const pair = (word, value) => el("div", {}, el("dt", {}, word), value);
     view.node = el("li", { class: "card", "data-name": name },
       el("div", { class: "head" }, el("h3", {}, name, " ", el("small", {}, stream.kind)), view.state),
-      el("dl", {}, pair("In flight", view.flight), pair("Held", view.held), pair("Rate", view.rate),
-        pair("Events", view.total)),
-      view.error, view.chartBox, view.running, view.holds, view.resume, view.actions);
+      el("dl", {}, pair("In flight", view.flight),
+        stream.kind === "gate" ? pair("Waiting", view.waiting) : pair("Held", view.held), pair("Rate", view.rate),
+        pair(stream.kind === "gate" ? "Requests" : "Events", view.total)),
+      view.error, view.chartBox, view.running, view.holds, view.resume, view.drill, view.actions);
     near.observe(view.node);
     return view;
   }
@@ -333,7 +370,8 @@
     put(view.flight, number.format(stream.in_flight)
       + (stream.in_flight && oldest ? `, oldest ${duration(oldest.age_seconds + since(stream))}` : "")
       + (stream.upgraded ? `, ${number.format(stream.upgraded)} upgraded` : ""));
-    let held = number.format(stream.held + stream.waiting);
+    put(view.waiting, number.format(stream.waiting));
+    let held = number.format(stream.held);
     if (stream.held_oldest_seconds != null) held += `, oldest ${duration(stream.held_oldest_seconds + since(stream))}`;
     if (stream.lease_left_seconds != null) {
       const left = stream.lease_left_seconds - since(stream);
@@ -341,6 +379,9 @@
     }
     if (stream.parked) held += ", given back to the source";
     put(view.held, held);
+    const drill = drills.get(stream.name);
+    put(view.drill, drill ? `Last drill ${duration((now() - at(drill.at)) / 1000)} ago: ${drill.told}` : "Never drilled");
+    view.drill.classList.toggle("bad", drill != null && drill.told !== "passed" && drill.told !== "live, passed");
   }
 
   function holdItem(stream, hold, aside) {
@@ -354,7 +395,7 @@
     item.append(more);
     if (!aside && may.has("override") && hold.controller.startsWith("switch:")) {
       item.append(" ", button("Set aside…", "quiet", () => ask("override", stream.name, hold.controller),
-        `Set the hold of ${hold.controller} on ${stream.name} aside`));
+        `Set aside the hold of ${hold.controller} on ${stream.name}`));
     }
     return item;
   }
@@ -399,11 +440,25 @@
   }
 
   function drawTimeline() {
-    fill(past, String(timeline.at(-1)?.seq ?? 0), () => timeline.slice().reverse().map((event) => {
-      const item = el("li", {}, time(event.time), " ", el("strong", {}, event.stream ?? ""), " ");
-      if (event.kind === "override") item.append(`${event.controller} set aside`);
-      else item.append(`${event.from} → `, el("span", { class: `state s-${event.to}` }, event.to));
-      const told = [event.controller, event.reason, event.by && `by ${event.by}`, event.actor && `as ${event.actor}`]
+    const last = timeline.at(-1);
+    fill(past, last ? `${timeline.length} ${key(timeline[0])} ${key(last)}` : "", () => timeline.slice().reverse().map((event) => {
+      const item = el("li", {}, time(event.time), " ", el("strong", {}, event.stream ?? event.switch ?? "tidegate"), " ");
+      let who = event.controller;
+      switch (event.kind) {
+        case "transition":
+          item.append(`${event.from} → `, el("span", { class: `state s-${event.to}` }, event.to));
+          break;
+        case "override":
+          item.append(`${event.controller} set aside`);
+          who = null;
+          break;
+        case "reading":
+          item.append(`reads ${event.version ? `version ${event.version}` : "no version"}`);
+          who = null;
+          break;
+        default: item.append(event.kind);
+      }
+      const told = [who, event.reason, event.by && `by ${event.by}`, event.actor && `as ${event.actor}`]
         .filter(Boolean).join(", ");
       if (told) item.append(" ", el("span", { class: "who" }, told));
       if (event.flip_latency_ms != null) {
@@ -468,7 +523,7 @@
           x: { range: () => [now() / 1000 - WINDOW, now() / 1000] },
           y: { range: (_, low, high) => [0, Math.max(1, high * 1.1 || 1)] },
         },
-        axes: [{ ...axis, size: 22, space: 90 }, { ...axis, size: 46, space: 30,
+        axes: [{ ...axis, size: 22, space: 90, values: (_, at) => at.map((s) => new Date(s * 1000).toLocaleTimeString("en-GB")) }, { ...axis, size: 46, space: 30,
           values: (_, values) => values.map((v) => (v >= 1000 ? `${v / 1000}k` : `${v}`)) }],
         series: [{}, { stroke: colour("--accent"), width: 1.5, points: { show: false } }],
         hooks: { drawClear: [(chart) => shade(chart, stream.name)] },
@@ -510,7 +565,7 @@
     const words = {
       pause: name ? `Pause ${name}` : `Pause all ${streams.size} streams and gates`,
       resume: name ? `Resume ${name}` : `Resume all ${streams.size} streams and gates`,
-      override: `Set the hold of ${controller} on ${name} aside`,
+      override: `Set aside the hold of ${controller} on ${name}`,
     };
     const reason = el("input", { id: "reason", required: true, maxlength: 256, autocomplete: "off" });
     const until = el("select", { id: "until" }, ...[["", "no end"], ["15", "15 minutes"], ["60", "1 hour"],

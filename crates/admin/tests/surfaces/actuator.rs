@@ -191,6 +191,7 @@ async fn without_gates_all_streams_are_meant() {
     let metrics = tidegate_admin::Metrics::new(holds.clone(), "0");
     let hooks = tidegate_admin::Hooks {
         poll: std::sync::Arc::new(|| Box::pin(std::future::ready(()))),
+        ..tidegate_admin::Hooks::default()
     };
     let admin = tidegate_admin::Admin::new(holds.clone(), metrics, Default::default(), hooks).unwrap();
     // Nothing at all: nothing changes, and nothing is held.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
-use tidegate_admin::{Admin, Hooks, Metrics, Options, Right, TokenSpec};
+use tidegate_admin::{Access, Admin, Examination, Hooks, Metrics, Options, Right, TokenSpec};
 use tidegate_gate::{
     Cause, Clock, Controller, Holds, Kind, Life, Member, Moment, Scope, SwitchStatus, Version, Wish,
 };
@@ -23,6 +23,8 @@ pub(crate) struct Board {
     pub(crate) metrics: Metrics,
     /// Polls asked for; each ends after a second.
     pub(crate) polls: Arc<AtomicU32>,
+    /// What a drill is told of the switches.
+    pub(crate) found: Arc<Mutex<Vec<Examination>>>,
     pub(crate) time: Arc<Mutex<Moment>>,
     pub(crate) dir: TempDir,
 }
@@ -48,6 +50,21 @@ pub(crate) fn switch() -> SwitchStatus {
         next_poll: None,
         settled: true,
         stale: false,
+    }
+}
+
+/// What a look at a switch finds where nothing is wrong.
+pub(crate) fn sound() -> Examination {
+    Examination {
+        switch: "ops".into(),
+        streams: vec!["orders".into(), "app".into()],
+        reading: "running",
+        error: None,
+        took: Duration::from_millis(4),
+        interval: Duration::from_secs(1),
+        old: false,
+        access: Access::ReadOnly,
+        acts: Ok(()),
     }
 }
 
@@ -93,11 +110,18 @@ impl Board {
         let metrics = Metrics::new(holds.clone(), "0.0.0-test");
         let polls = Arc::new(AtomicU32::new(0));
         let counted = polls.clone();
+        let found = Arc::new(Mutex::new(vec![sound()]));
+        let script = found.clone();
         let hooks = Hooks {
             poll: Arc::new(move || {
                 counted.fetch_add(1, Relaxed);
                 Box::pin(tokio::time::sleep(Duration::from_secs(1)))
             }),
+            examine: Arc::new(move || {
+                let found = script.lock().unwrap().clone();
+                Box::pin(std::future::ready(found))
+            }),
+            ..Hooks::default()
         };
         let admin = Admin::new(holds.clone(), metrics.clone(), options, hooks).unwrap();
         Board {
@@ -107,6 +131,7 @@ impl Board {
             admin,
             metrics,
             polls,
+            found,
             time,
             dir,
         }

@@ -5,12 +5,14 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// (method, path, right)
-pub(crate) const CONTROL: [(&str, &str, &str); 15] = [
+pub(crate) const CONTROL: [(&str, &str, &str); 17] = [
     ("POST", "/pause", "pause"),
     ("POST", "/resume", "resume"),
     ("POST", "/streams/orders/pause", "pause"),
     ("POST", "/streams/orders/resume", "resume"),
     ("POST", "/streams/orders/override", "override"),
+    ("POST", "/streams/orders/drill", "read"),
+    ("GET", "/history", "read"),
     ("POST", "/poll", "resume"),
     ("POST", "/drain", "read"),
     ("GET", "/status", "read"),

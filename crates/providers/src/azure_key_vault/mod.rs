@@ -6,7 +6,8 @@ mod transport;
 use crate::credential::CredentialFile;
 use crate::http_client::{build, builder};
 use crate::{
-    AzureCredential, AzureKeyVaultConfig, ConfigError, Provider, ReadError, ReadFuture, Secret, TendFuture,
+    Access, AccessFuture, AzureCredential, AzureKeyVaultConfig, ConfigError, Provider, ReadError, ReadFuture,
+    Secret, TendFuture,
 };
 use answer::Where;
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
@@ -252,6 +253,15 @@ impl Provider for AzureKeyVault {
             };
             self.tokens.tend(&at).await;
         })
+    }
+
+    fn access(&mut self) -> AccessFuture<'_> {
+        let why = format!(
+            "{}: Key Vault does not tell what an identity may do, and trying would write; its role should be \
+             \"Key Vault Secrets User\" on this secret and nothing else",
+            self.place
+        );
+        Box::pin(std::future::ready(Access::Unknown(why.into())))
     }
 }
 

@@ -4,11 +4,14 @@ mod auth_approle;
 mod auth_jwt;
 mod auth_kubernetes;
 mod auth_token;
+mod capabilities;
 mod client;
 mod read;
 mod token;
 
-use crate::{ConfigError, Provider, ReadError, ReadFuture, Secret, TendFuture, VaultConfig};
+use crate::{
+    Access, AccessFuture, ConfigError, Provider, ReadError, ReadFuture, Secret, TendFuture, VaultConfig,
+};
 use auth::{Auth, Try};
 use client::Client;
 use read::SecretAt;
@@ -84,6 +87,15 @@ impl Provider for Vault {
 
     fn tend(&mut self) -> TendFuture<'_> {
         Box::pin(self.auth.tend(&self.client))
+    }
+
+    fn access(&mut self) -> AccessFuture<'_> {
+        let Some((_, token)) = self.auth.token_to_try() else {
+            let why = format!("{}: there is no token ({})", self.secret, self.auth.reader());
+            return Box::pin(std::future::ready(Access::Unknown(why.into())));
+        };
+        let (client, secret) = (&self.client, &self.secret);
+        Box::pin(async move { capabilities::ask(client, secret, &token).await })
     }
 }
 

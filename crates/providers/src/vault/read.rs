@@ -45,6 +45,17 @@ impl SecretAt {
         })
     }
 
+    /// The paths by which the secret can be changed or taken away, the one that is read first.
+    pub(super) fn ways_in(&self) -> Vec<String> {
+        let (mount, path) = (&self.mount, &self.path);
+        match self.kv {
+            1 => vec![format!("{mount}/{path}")],
+            _ => ["data", "metadata", "delete", "undelete", "destroy"]
+                .map(|way| format!("{mount}/{way}/{path}"))
+                .into(),
+        }
+    }
+
     pub(super) async fn read(&self, client: &Client, token: &SecretString) -> Result<Secret, ReadError> {
         let answer = match self.kv {
             1 => {

@@ -541,7 +541,7 @@ fn not_found(answer: &Answer) -> String {
 }
 
 /// A name that is not known is answered with those that are, if they may be seen.
-async fn with_known_names(link: &Link, name: Option<&str>, error: ClientError) -> ClientError {
+pub(super) async fn with_known_names(link: &Link, name: Option<&str>, error: ClientError) -> ClientError {
     match (name, &error) {
         (Some(name), ClientError::Answer { status: 404, .. }) => match link
             .get::<Status>("status", PROMPT)

@@ -1,5 +1,7 @@
-//! The commands that talk to a running tidegate: pause, resume, override, status, watch, drain, wait.
+//! The commands that talk to a running tidegate: pause, resume, override, status, watch, history, drill, drain, wait.
 mod act;
+mod drill;
+mod history;
 mod link;
 mod sse;
 mod status;
@@ -44,6 +46,8 @@ async fn carry_out(global: &Global, command: &ClientCommand, out: &mut Out<'_>) 
         ClientCommand::Override(args) => act::set_aside(&link, args, out).await,
         ClientCommand::Status(args) => status::status(&link, args, out).await,
         ClientCommand::Watch(args) => watch::watch(&link, args, out).await,
+        ClientCommand::History(args) => history::history(&link, args, out).await,
+        ClientCommand::Drill(args) => drill::drill(&link, args, out).await,
         ClientCommand::Drain(args) => act::drain(&link, args, out).await,
         ClientCommand::Wait(args) => act::wait(&link, args, out).await,
     }

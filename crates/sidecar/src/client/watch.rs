@@ -273,7 +273,7 @@ fn switch_line(out: &Out<'_>, at: &str, switch: &SwitchStatus) -> String {
     }
 }
 
-fn event_line(out: &Out<'_>, event: &Event) -> Option<String> {
+pub(super) fn event_line(out: &Out<'_>, event: &Event) -> Option<String> {
     let stream = clean(event.stream.as_deref()?);
     let what = match event.kind.as_str() {
         "transition" => {
@@ -291,6 +291,7 @@ fn event_line(out: &Out<'_>, event: &Event) -> Option<String> {
         "hold_expired" => "hold expired".into(),
         "override" => "hold set aside".into(),
         "refused" => "call refused".into(),
+        "drill" => "drill".into(),
         // What a switch reads is told by its own line.
         _ => return None,
     };
@@ -308,7 +309,7 @@ fn event_line(out: &Out<'_>, event: &Event) -> Option<String> {
 }
 
 /// The time of day in the zone it was sent in, which is UTC.
-fn clock(at: &str) -> String {
+pub(super) fn clock(at: &str) -> String {
     match at.parse::<jiff::Timestamp>() {
         Ok(at) => at.strftime("%H:%M:%S%.3fZ").to_string(),
         Err(_) => clean(at),

@@ -104,6 +104,7 @@ impl Board {
                 counted.fetch_add(1, Relaxed);
                 Box::pin(std::future::ready(()))
             }),
+            ..Hooks::default()
         };
         let base = options.control.base_path.clone();
         let admin = Admin::new(

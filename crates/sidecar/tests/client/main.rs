@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test stops at the first surprise
 mod acts;
 mod board;
+mod drills;
 mod links;
 mod shows;
 mod stub;
