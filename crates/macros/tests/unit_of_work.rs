@@ -254,7 +254,7 @@ impl Service {
         of: &'a [T],
     ) -> impl Future<Output = Result<String, std::fmt::Error>> + Send + use<'a, T>
     where
-        T: Sync,
+        [T]: Sync,
     {
         async move {
             leave.notified().await;

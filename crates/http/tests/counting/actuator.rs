@@ -35,11 +35,8 @@ pub(crate) struct Beside {
 
 impl Beside {
     pub(crate) fn start(holds: &Arc<Holds>) -> Beside {
-        let hooks = Hooks {
-            poll: Arc::new(|| Box::pin(async {})),
-        };
         let metrics = Metrics::new(holds.clone(), "0");
-        let admin = Admin::new(holds.clone(), metrics, Options::default(), hooks).unwrap();
+        let admin = Admin::new(holds.clone(), metrics, Options::default(), Hooks::default()).unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for router in [admin.observe(), admin.control()]
             .into_iter()

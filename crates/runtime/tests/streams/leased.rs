@@ -365,11 +365,12 @@ async fn what_cannot_be_renewed_is_given_back_before_the_broker_takes_it() {
         .board
         .until("parked", |s| s.held.parked && s.held.events == 0)
         .await;
-    let inner = scene.broker.inner.lock().unwrap();
-    let given_back = inner.iter().filter(|m| !m.acked && m.deliveries == 1).count();
-    let still_out = inner.iter().filter(|m| !m.acked && m.out.is_some()).count();
-    assert!(given_back > 0 && still_out == 0, "{given_back} {still_out}");
-    drop(inner);
+    {
+        let inner = scene.broker.inner.lock().unwrap();
+        let given_back = inner.iter().filter(|m| !m.acked && m.deliveries == 1).count();
+        let still_out = inner.iter().filter(|m| !m.acked && m.out.is_some()).count();
+        assert!(given_back > 0 && still_out == 0, "{given_back} {still_out}");
+    }
     scene.everything_arrives_once().await;
 }
 
