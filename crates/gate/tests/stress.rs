@@ -308,7 +308,10 @@ fn moved_while_paused_on_threads(exact: bool, cycles: u64) -> u64 {
                             }
                         }
                         (false, _) => {
+                            // Something always lies between asking and doing. With nothing there the window is a
+                            // few nanoseconds, and a busy machine may never schedule a pause into it.
                             if !gate.is_closed() {
+                                std::thread::yield_now();
                                 moved.step();
                             }
                         }
