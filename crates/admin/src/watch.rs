@@ -20,13 +20,15 @@ use tidegate_gate as gate;
 use tidegate_gate::{Act, Holds, Snapshot};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// A watcher that is this many events behind is dropped. The events are shared, so that a slow reader costs
 /// nothing but its place.
 const BEHIND: usize = 256;
-/// After an event, changes are gathered for this long: a storm of them becomes fifty events a second.
+/// So many events go at once after a quiet time: a flip is one or two, and whoever watches it waits for the last.
+const AT_ONCE: u32 = 4;
+/// After those, changes are gathered for this long: a storm of them becomes fifty events a second.
 const GATHER: Duration = Duration::from_millis(20);
 /// Counters and ages.
 const TICK: Duration = Duration::from_secs(1);
@@ -85,6 +87,7 @@ impl Hub {
         let mut changed = self.holds.watch();
         let mut closing = core.closing.subscribe();
         let mut spoke = Instant::now();
+        let mut pace = Pace::new(spoke);
         loop {
             if self.frames.receiver_count() == 0 {
                 tokio::select! {
@@ -98,15 +101,18 @@ impl Hub {
             let due = self.tell(core.is_closing());
             if due {
                 spoke = Instant::now();
+                pace.sent(spoke);
             } else if spoke.elapsed() >= KEEP_ALIVE {
                 spoke = Instant::now();
                 let _ = self
                     .frames
                     .send(Frame::Data(Bytes::from_static(b"event: alive\ndata: {}\n\n")));
             }
-            tokio::select! {
-                () = sleep(GATHER) => {}
-                () = stop.cancelled() => break,
+            if let Some(until) = pace.gathers_until(Instant::now()) {
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = stop.cancelled() => break,
+                }
             }
             tokio::select! {
                 _ = changed.changed() => {}
@@ -168,6 +174,28 @@ impl Hub {
     fn told(&self) -> MutexGuard<'_, Told> {
         // Each step leaves the value whole.
         self.told.lock().unwrap_or_else(|p| p.into_inner())
+    }
+}
+
+/// How densely events may follow one another: each takes [`GATHER`] to be paid for, and [`AT_ONCE`] are lent.
+struct Pace {
+    paid: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace { paid: now }
+    }
+
+    fn sent(&mut self, now: Instant) {
+        self.paid = self.paid.max(now) + GATHER;
+    }
+
+    /// Until when the next event has to wait, if it has to.
+    fn gathers_until(&self, now: Instant) -> Option<Instant> {
+        let owed = self.paid.saturating_duration_since(now);
+        let over = owed.saturating_sub(GATHER * (AT_ONCE - 1));
+        (over > Duration::ZERO).then(|| now + over)
     }
 }
 

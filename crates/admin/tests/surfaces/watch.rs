@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidegate_admin::{Change, Status};
 use tidegate_gate::{Held, SwitchStatus};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -136,6 +136,74 @@ async fn a_state_that_lasts_no_time_is_told_as_an_event_all_the_same() {
         transitions,
         ["paused", "running", "paused", "running", "paused", "running"]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_changes_after_a_quiet_time_are_told_at_once_and_a_storm_is_gathered() {
+    let live = Live::new(Board::new());
+    let mut watch = live.watch().await;
+    watch.next().await;
+    let flip = async |on: bool| {
+        let path = if on {
+            "/streams/orders/pause"
+        } else {
+            "/streams/orders/resume"
+        };
+        live.board.control(post(path)).await
+    };
+    for round in 0..3 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let began = Instant::now();
+        for on in [true, false, true, false] {
+            flip(on).await;
+            let change = watch.change().await;
+            let state = if on { "paused" } else { "running" };
+            assert_eq!(change["streams"][0]["state"], state);
+            assert_eq!(began.elapsed(), Duration::ZERO, "round {round}");
+        }
+        // From here on it is a storm: what comes within one gathering is one event.
+        let mut events = 0;
+        for _ in 0..50 {
+            flip(true).await;
+            flip(false).await;
+        }
+        while events < 200 {
+            events += watch.change().await["events"].as_array().unwrap().len();
+            assert_eq!(began.elapsed(), Duration::from_millis(20), "round {round}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_that_lasts_is_told_fifty_times_a_second() {
+    let live = Live::new(Board::new());
+    let mut watch = live.watch().await;
+    watch.next().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let storm = async {
+        for i in 0..1000 {
+            let path = if i % 2 == 0 {
+                "/streams/orders/pause"
+            } else {
+                "/streams/orders/resume"
+            };
+            live.board.control(post(path)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let mut told = 0;
+    let counting = async {
+        loop {
+            watch.change().await;
+            told += 1;
+        }
+    };
+    tokio::select! {
+        () = storm => {}
+        () = counting => {}
+    }
+    // The four that are lent, and one more if the second begins and ends with one.
+    assert!((50..=55).contains(&told), "{told} events in a second");
 }
 
 #[tokio::test(start_paused = true)]
