@@ -387,7 +387,7 @@ impl Lane {
     pub fn try_enter(&mut self) -> Option<Run<'_>> {
         let entry = self.gate.0.core.lane_enter(&self.slot);
         if self.gate.passed(entry) {
-            Some(Run(self))
+            Some(Run::of(self))
         } else {
             None
         }
@@ -401,7 +401,7 @@ impl Lane {
         loop {
             let entry = self.gate.0.core.lane_enter(&self.slot);
             if self.gate.passed(entry) {
-                return Run(self);
+                return Run::of(self);
             }
             self.gate.opened().await;
         }
@@ -416,27 +416,88 @@ impl Drop for Lane {
 
 /// A run of events that passed the gate; dropping it ends the run, and the last one out proves the pause.
 #[must_use = "dropping it ends the run at once"]
-#[derive(Debug)]
-pub struct Run<'l>(&'l mut Lane);
+pub struct Run<'l> {
+    lane: &'l mut Lane,
+    /// The lane's gate. Through the lane it would be loaded anew for every event: to the compiler an atomic load may
+    /// change what any reference shows.
+    gate: Gate,
+}
 
-impl Run<'_> {
+impl<'l> Run<'l> {
+    #[inline(always)]
+    fn of(lane: &'l mut Lane) -> Run<'l> {
+        Run {
+            gate: lane.gate,
+            lane,
+        }
+    }
+
     /// Whether the gate has closed: one relaxed load. Ask between events, finish the one in hand, then drop the
     /// run.
     #[inline(always)]
     pub fn closing(&self) -> bool {
-        self.0.gate.is_closed()
+        self.gate.is_closed()
+    }
+
+    /// Takes events one after the other until there are no more or the gate closes: what `step` made of those that it
+    /// took, and the events that it did not take.
+    ///
+    /// It asks [`Run::closing`] before every event, and costs less than a loop that does: no compiler unrolls a loop
+    /// that may be left at every turn, so this one is unrolled by hand, and the state goes from step to step by value,
+    /// so that it need not be in memory at each way out.
+    #[inline(always)]
+    pub fn fold<'e, E, S>(
+        &self,
+        events: &'e [E],
+        mut state: S,
+        mut step: impl FnMut(S, &'e E) -> S,
+    ) -> (S, &'e [E]) {
+        let mut left = events;
+        while let [a, b, c, d, rest @ ..] = left {
+            if self.closing() {
+                return (state, left);
+            }
+            state = step(state, a);
+            if self.closing() {
+                return (state, &left[1..]);
+            }
+            state = step(state, b);
+            if self.closing() {
+                return (state, &left[2..]);
+            }
+            state = step(state, c);
+            if self.closing() {
+                return (state, &left[3..]);
+            }
+            state = step(state, d);
+            left = rest;
+        }
+        while let [event, rest @ ..] = left {
+            if self.closing() {
+                break;
+            }
+            state = step(state, event);
+            left = rest;
+        }
+        (state, left)
     }
 
     /// A unit that outlives the run: counted before the run ends, so that the hand-over is never missed.
     pub fn hand_off(&self) -> Unit {
-        self.0.gate.admit()
+        self.gate.admit()
+    }
+}
+
+impl fmt::Debug for Run<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Run").field(&self.gate.name()).finish()
     }
 }
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        if self.0.gate.0.core.lane_exit(&self.0.slot) {
-            self.0.gate.tell_proof();
+        if self.gate.0.core.lane_exit(&self.lane.slot) {
+            self.gate.tell_proof();
         }
     }
 }

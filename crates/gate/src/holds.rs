@@ -481,6 +481,11 @@ impl Holds {
         }
         board.settle(now);
         self.publish(&mut board, now);
+        drop(board);
+        if wish.until.is_some() {
+            // Whoever waits for the next hold to end has another one to wait for.
+            self.proved.notify(usize::MAX);
+        }
         Ok(applied)
     }
 
@@ -600,7 +605,8 @@ impl Holds {
         board.next_expiry(now)
     }
 
-    /// Resolves at the next proof (or lifting) of any pause. Take it *before* calling [`Holds::settle`].
+    /// Resolves at the next proof (or lifting) of any pause, and when a hold is placed that ends by itself. Take it
+    /// *before* calling [`Holds::settle`].
     pub fn proof(&self) -> event_listener::EventListener {
         self.proved.listen()
     }
@@ -813,6 +819,16 @@ impl Entry {
     fn tell_turn(&mut self, record: &mut Record, to: State, now: Moment) {
         if let Some(error) = self.life.error().filter(|_| to == State::Failed) {
             record.reason = Some(error.clone());
+            return;
+        }
+        if matches!(to, State::Draining | State::Stopped) {
+            // Whoever holds it has no part in its end.
+            if let Some(stop) = self.holds.get(&Controller::Stop) {
+                record.controller = Some(Controller::Stop);
+                record.actor = Some(stop.actor.clone());
+                record.by = stop.by.clone();
+                record.reason = stop.reason.clone();
+            }
             return;
         }
         let by_holds = |s| matches!(s, State::Pausing | State::Paused | State::Hiatus);

@@ -399,6 +399,48 @@ fn two_streams_cannot_share_a_name_whatever_their_kind() {
 }
 
 #[test]
+fn an_end_while_held_names_the_stop_and_not_who_holds() {
+    for kind in [Kind::Stream, Kind::Gate { serves: true }] {
+        let hands = Hands::new();
+        let holds = Holds::new(hands.clock());
+        let member = holds.register("app", kind).unwrap();
+        member.set_life(Life::Up);
+        holds
+            .place(&switch("ops"), Scope::All, because("maintenance"))
+            .unwrap();
+        holds
+            .place(&Controller::Stop, Scope::All, because("the process is stopping"))
+            .unwrap();
+        member.set_life(Life::Draining);
+        member.set_life(Life::Stopped);
+        let told = transitions(&holds);
+        let [.., held, draining, stopped] = &told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!(held.controller, Some(switch("ops")), "{kind:?}");
+        for (end, to) in [(draining, State::Draining), (stopped, State::Stopped)] {
+            assert_eq!(end.to, Some(to), "{kind:?}");
+            assert_eq!(end.controller, Some(Controller::Stop), "{kind:?}");
+            assert_eq!(end.reason.as_deref(), Some("the process is stopping"), "{kind:?}");
+            assert_eq!(end.flip_latency, None, "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_comes_to_its_own_end_while_held_names_nobody() {
+    let (_, holds, members) = board(&["orders"]);
+    holds.place(&API, Scope::All, because("maintenance")).unwrap();
+    members[0].set_life(Life::Stopped);
+    let told = transitions(&holds);
+    let last = told.last().unwrap();
+    assert_eq!(
+        (last.to, &last.controller, &last.reason),
+        (Some(State::Stopped), &None, &None)
+    );
+}
+
+#[test]
 fn the_journal_tells_everything_in_order_and_without_gaps() {
     let (hands, holds, members) = board(&["orders"]);
     let start = *holds.journal_end().borrow();
