@@ -41,12 +41,15 @@ pub struct Batch {
     /// Events that the source itself found to be no good (a line that is too long), by token: they go to the
     /// dead letter and never meet a stage.
     pub faults: VecDeque<(Token, Poison)>,
+    /// All events as the lines that they were read as, in one piece; for sinks that write just these bytes.
+    pub(crate) lines: Option<Bytes>,
 }
 
 impl Batch {
     /// Adds an event.
     #[inline]
     pub fn push(&mut self, event: Event) {
+        self.lines = None;
         self.bytes += event.payload.len();
         self.events.push_back(event);
     }
@@ -59,6 +62,7 @@ impl Batch {
 
     /// Drops the events whose token is not `ours`.
     pub(crate) fn retain(&mut self, ours: impl Fn(&Token) -> bool) {
+        self.lines = None;
         self.events.retain(|event| ours(&event.token));
         self.faults.retain(|(token, _)| ours(token));
         self.bytes = self.events.iter().map(|event| event.payload.len()).sum();
@@ -73,6 +77,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.events.clear();
         self.faults.clear();
+        self.lines = None;
         self.bytes = 0;
     }
 }
@@ -351,4 +356,16 @@ pub trait Sink: Send + 'static {
     /// while the gate is closed. After a failed or dropped attempt the next one begins with the first event that
     /// was not taken, except when the source broke and took it back.
     fn write(&mut self, events: &[Event]) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// [`Sink::write`] of events that were read as lines and met no stage. `lines` is their payloads in order, each
+    /// followed by a newline and without another in it: a sink of lines need not put them together again. An attempt
+    /// that failed may be followed by a `write` of what is left.
+    fn write_lines(
+        &mut self,
+        events: &[Event],
+        lines: &Bytes,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send {
+        let _ = lines;
+        self.write(events)
+    }
 }

@@ -38,6 +38,7 @@ mod life;
 mod stages;
 mod stream;
 mod supervisor;
+mod together;
 
 pub use config::{
     BuildError, CountStageConfig, FileSinkConfig, FileSourceConfig, HttpSinkConfig, HttpSourceConfig,

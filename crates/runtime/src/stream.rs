@@ -11,6 +11,8 @@ use crate::event::{
 use crate::hold::{Demand, Hold, Limits, Turn};
 use crate::lease::keep;
 use crate::life::{Effect, Health, Input, Part, Vital, backoff, step};
+use crate::together::{together, turn};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::atomic::AtomicU64;
@@ -132,9 +134,9 @@ pub(crate) async fn drive_counted<S: Source, G: Stages, K: Sink>(
         };
         let leases = settle.clone();
         let both = async {
-            let both = async { tokio::join!(pump(&mut source, &hold, &vitals, &quit), lane) };
+            let both = together(pump(&mut source, &hold, &vitals, &quit), lane);
             tokio::select! {
-                _ = both => {}
+                () = both => {}
                 never = keep(member, &hold, &leases) => match never {},
             }
         };
@@ -268,6 +270,8 @@ async fn pump<S: Source>(source: &mut S, hold: &Arc<Hold>, vitals: &Vitals<'_>, 
                 Ok(Fetched::Events) => {
                     fruitless = 0;
                     hold.push(batch);
+                    // The lane shares this task: what was just read is still in the cache when it is written.
+                    turn().await;
                 }
                 Ok(Fetched::End) => {
                     hold.push(batch);
@@ -307,6 +311,8 @@ async fn pump<S: Source>(source: &mut S, hold: &Arc<Hold>, vitals: &Vitals<'_>, 
 #[derive(Default)]
 struct Pending {
     out: Vec<Event>,
+    /// All of `out` in one piece, if it came as lines and met no stage.
+    lines: Option<Bytes>,
     /// So many of `out` are settled: at the sink, or refused by it.
     written: usize,
     /// Its turn at the dead letter has come.
@@ -325,6 +331,7 @@ impl Pending {
 
     fn clear(&mut self) {
         self.out.clear();
+        self.lines = None;
         self.written = 0;
         self.dead = None;
         self.poison = None;
@@ -566,7 +573,16 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
                     .len()
                     .min(from.saturating_add(self.sink.batch().max(1)));
                 let bound = self.sink.timeout();
-                match within(bound, self.sink.write(&self.pending.out[from..to])).await {
+                let events = &self.pending.out[from..to];
+                let lines = self.pending.lines.as_ref();
+                let lines = lines.filter(|_| events.len() == self.pending.out.len());
+                let attempt = async {
+                    match lines {
+                        Some(lines) => self.sink.write_lines(events, lines).await,
+                        None => self.sink.write(events).await,
+                    }
+                };
+                match within(bound, attempt).await {
                     Ok(()) => {
                         self.pending.written = to;
                         self.dead_row = 0;
@@ -624,7 +640,11 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
     async fn admit(&mut self, run: &Run<'_>) {
         let most = self.sink.batch().max(1);
         let Pending {
-            out, done, poison, ..
+            out,
+            lines,
+            done,
+            poison,
+            ..
         } = &mut self.pending;
         let may_lose = self.settle.may_lose();
         if self.stages.pass_through() && self.parked.faults.is_empty() && !may_lose {
@@ -632,9 +652,11 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
                 return;
             }
             let n = self.parked.events.len().min(most);
+            let whole = self.parked.lines.take();
             if n == self.parked.events.len() {
                 // The whole batch changes hands without a copy; its room comes back by `recycle`.
                 *out = std::mem::take(&mut self.parked.events).into();
+                *lines = whole;
             } else {
                 out.extend(self.parked.events.drain(..n));
             }

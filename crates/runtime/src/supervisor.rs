@@ -198,12 +198,20 @@ impl Drop for Ended {
 /// ends the control API's holds whose time has come. Runs until `stop` is cancelled; spawn it once.
 pub async fn herald(holds: Arc<Holds>, stop: CancellationToken) {
     loop {
-        // Taken before settling: a proof between the two would wait a second otherwise.
+        // Taken before settling: a proof between the two would be missed otherwise.
         let proof = holds.proof();
-        let wait = holds.settle().map_or(LOOK, |next| next.min(LOOK));
+        let next = holds.settle();
+        // The wall clock may jump, so the wait for a moment of it is a short one; without such a moment there is nothing
+        // to wake up for each second.
+        let due = async {
+            match next {
+                Some(next) => tokio::time::sleep(next.min(LOOK)).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = proof => {}
-            () = tokio::time::sleep(wait) => {}
+            () = due => {}
             () = stop.cancelled() => return,
         }
     }

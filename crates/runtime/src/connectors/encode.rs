@@ -1,5 +1,6 @@
 //! Turning events into lines, and going on in the middle of one where a write stopped.
 use crate::event::{Event, SinkError, Token};
+use bytes::Bytes;
 use memchr::{memchr, memchr_iter};
 
 /// The bytes of one attempt. An attempt that failed half way goes on where it stopped: a byte stream has no way
@@ -7,6 +8,8 @@ use memchr::{memchr, memchr_iter};
 #[derive(Debug, Default)]
 pub(crate) struct Encoded {
     bytes: Vec<u8>,
+    /// The bytes instead of `bytes`, where they are lines already.
+    lines: Option<Bytes>,
     sent: usize,
     loaded: Option<Loaded>,
 }
@@ -25,12 +28,16 @@ impl Encoded {
     /// Where it began to write something else (the source took it back), the line that was begun is finished
     /// first: a line that the reader sees twice is a duplicate, half a line is damage.
     pub(crate) fn load(&mut self, events: &[Event]) {
-        let Some(first) = events.first() else { return };
-        let again = |l: &Loaded| l.first == first.token && l.asked == events.len();
-        if self.loaded.as_ref().is_some_and(again) {
+        if events.is_empty() || self.has(events) {
             return;
         }
         self.drop_all_but_the_begun_line();
+        self.add(events);
+    }
+
+    /// Puts `events` behind a line that was begun.
+    fn add(&mut self, events: &[Event]) {
+        let Some(first) = events.first() else { return };
         let mut loaded = Loaded {
             first: first.token,
             asked: events.len(),
@@ -58,9 +65,38 @@ impl Encoded {
         self.loaded = Some(loaded);
     }
 
+    /// [`Encoded::load`] of events that are these lines.
+    pub(crate) fn load_lines(&mut self, events: &[Event], lines: &Bytes) {
+        let Some(first) = events.first() else { return };
+        if self.has(events) {
+            return;
+        }
+        self.drop_all_but_the_begun_line();
+        if !self.bytes.is_empty() {
+            return self.add(events);
+        }
+        self.lines = Some(lines.clone());
+        self.loaded = Some(Loaded {
+            first: first.token,
+            asked: events.len(),
+            count: events.len(),
+            refused: None,
+        });
+    }
+
+    /// Whether these are what was loaded last and is not finished.
+    fn has(&self, events: &[Event]) -> bool {
+        let same = |l: &Loaded| events.first().is_some_and(|e| e.token == l.first) && l.asked == events.len();
+        self.loaded.as_ref().is_some_and(same)
+    }
+
     /// What is left to write.
     pub(crate) fn rest(&self) -> &[u8] {
-        &self.bytes[self.sent..]
+        &self.all()[self.sent..]
+    }
+
+    fn all(&self) -> &[u8] {
+        self.lines.as_deref().unwrap_or(&self.bytes)
     }
 
     /// Whether nothing of it is written yet.
@@ -76,6 +112,7 @@ impl Encoded {
     /// Everything that was loaded is written: refuses the event that does not fit a line, if there was one.
     pub(crate) fn finish(&mut self) -> Result<(), SinkError> {
         self.bytes.clear();
+        self.lines = None;
         self.sent = 0;
         match self.loaded.take() {
             Some(Loaded {
@@ -93,13 +130,18 @@ impl Encoded {
 
     fn drop_all_but_the_begun_line(&mut self) {
         self.loaded = None;
-        let line_begun = self.sent > 0 && self.bytes[self.sent - 1] != b'\n';
+        let line_begun = self.sent > 0 && self.all()[self.sent - 1] != b'\n';
         let end = match memchr(b'\n', self.rest()) {
             Some(end) if line_begun => self.sent + end + 1,
             _ => self.sent,
         };
-        self.bytes.truncate(end);
-        self.bytes.drain(..self.sent);
+        match self.lines.take() {
+            Some(lines) => self.bytes.extend_from_slice(&lines[self.sent..end]),
+            None => {
+                self.bytes.truncate(end);
+                self.bytes.drain(..self.sent);
+            }
+        }
         self.sent = 0;
     }
 }
@@ -124,7 +166,6 @@ pub(crate) fn line(payload: &[u8], to: &mut Vec<u8>) -> Result<(), &'static str>
 mod tests {
     #![allow(clippy::unwrap_used)] // a test stops at the first surprise
     use super::*;
-    use bytes::Bytes;
 
     fn event(position: u128, payload: &'static str) -> Event {
         Event {
@@ -160,6 +201,31 @@ mod tests {
         encoded.load(&[event(9, "nine")]);
         assert_eq!(encoded.rest(), b"wo\nnine\n");
         encoded.advance(3);
+        encoded.load(&[event(7, "seven")]);
+        assert_eq!(encoded.rest(), b"seven\n");
+    }
+
+    #[test]
+    fn lines_in_one_piece_are_written_as_they_are_and_go_on_like_any_other() {
+        let mut encoded = Encoded::default();
+        let events = [event(1, "one"), event(2, "two"), event(3, "three")];
+        let lines = Bytes::from_static(b"one\ntwo\nthree\n");
+        encoded.load_lines(&events, &lines);
+        assert_eq!(encoded.rest().as_ptr(), lines.as_ptr(), "nothing is copied");
+        encoded.advance(5);
+        encoded.load_lines(&events, &lines);
+        assert_eq!(encoded.rest(), b"wo\nthree\n");
+        encoded.load(&events);
+        assert_eq!(encoded.rest(), b"wo\nthree\n");
+
+        // The source took it back and hands out something else.
+        let other = [event(9, "nine")];
+        let lines = Bytes::from_static(b"nine\n");
+        encoded.load_lines(&other, &lines);
+        assert_eq!(encoded.rest(), b"wo\nnine\n");
+        encoded.advance(8);
+        encoded.finish().unwrap();
+        encoded.load_lines(&other, &lines);
         encoded.load(&[event(7, "seven")]);
         assert_eq!(encoded.rest(), b"seven\n");
     }

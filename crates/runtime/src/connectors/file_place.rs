@@ -62,7 +62,7 @@ impl Found {
     pub(crate) fn again(file: &File) -> io::Result<Found> {
         let file = file.try_clone()?;
         let id = FileId::of(&file.metadata()?);
-        let head = read_head(&file, HEAD)?;
+        let head = read_head(|into, at| file.read_at(into, at), HEAD)?;
         Ok(Found {
             file,
             id,
@@ -93,11 +93,14 @@ impl Found {
 }
 
 /// The first `most` bytes, or what there is.
-pub(crate) fn read_head(file: &File, most: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read_head(
+    read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+    most: usize,
+) -> io::Result<Vec<u8>> {
     let mut head = vec![0; most];
     let mut len = 0;
     while len < most {
-        match file.read_at(&mut head[len..], len as u64) {
+        match read_at(&mut head[len..], len as u64) {
             Ok(0) => break,
             Ok(n) => len += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -2,6 +2,7 @@
 use super::encode::Encoded;
 use super::stdout::write_all;
 use crate::event::{Event, Sink, SinkError};
+use bytes::Bytes;
 use memchr::memrchr;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -190,6 +191,11 @@ impl Sink for FileSink {
 
     async fn write(&mut self, events: &[Event]) -> Result<(), SinkError> {
         self.encoded.load(events);
+        self.work(FileSink::write_now).await
+    }
+
+    async fn write_lines(&mut self, events: &[Event], lines: &Bytes) -> Result<(), SinkError> {
+        self.encoded.load_lines(events, lines);
         self.work(FileSink::write_now).await
     }
 }

@@ -1,9 +1,8 @@
 //! Reading a file line by line, and going on where it was left.
 use super::file_place::{FileId, Found, HEAD, Place, copy_of, locate, read_head};
-use super::lines::{CHUNK, Lines};
+use super::lines::{EVENTS, Lines, Space};
 use crate::event::{Batch, Fetched, Settle, SettleError, Source, SourceError, Token};
 use crate::hold::Demand;
-use bytes::BytesMut;
 use notify::{RecursiveMode, Watcher};
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -15,9 +14,12 @@ use std::time::Duration;
 use tidegate_gate::Name;
 use tidegate_state::{Ledger, checksum};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-/// The backstop where the file system tells of changes.
-const LOOK: Duration = Duration::from_secs(1);
+/// The backstops where the file system tells of changes: a read at the end of the file costs little, a look at what
+/// has its name costs a thread.
+const READ: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(5);
 /// Where it does not: network file systems, links, no watches left.
 const LOOK_OFTEN: Duration = Duration::from_millis(250);
 /// Files that were rotated in while nobody read. Beyond that the newest has to wait for a name.
@@ -45,6 +47,10 @@ pub struct FileSource {
     tail: Option<Tail>,
     next: VecDeque<Found>,
     changes: Option<Changes>,
+    /// When it was last looked at what has the file's name.
+    looked: Option<Instant>,
+    /// Whether the file system can say what it has in memory.
+    at_hand: bool,
 }
 
 /// The file that is being read.
@@ -134,6 +140,8 @@ impl FileSource {
             tail: None,
             next: VecDeque::new(),
             changes: None,
+            looked: None,
+            at_hand: true,
         }
     }
 
@@ -160,6 +168,7 @@ impl FileSource {
     /// Opens what has taken the file's name since the last look, so that a rotation is not missed however long
     /// the stream is paused. Only opens: nothing is read.
     async fn look(&mut self) -> io::Result<()> {
+        self.looked = Some(Instant::now());
         let last = self
             .next
             .back()
@@ -229,33 +238,48 @@ impl FileSource {
     }
 }
 
-/// One read of a chunk, behind the unfinished line in `buffer`.
-fn read(tail: &Peek, buffer: &mut BytesMut, kept: usize, at: u64) -> io::Result<(Read, Vec<u8>)> {
+/// How a file is read at an offset.
+type ReadAt = fn(&File, &mut [u8], u64) -> io::Result<usize>;
+
+/// Waits for the disk, so it needs a thread that may.
+fn waiting(file: &File, into: &mut [u8], at: u64) -> io::Result<usize> {
+    file.read_at(into, at)
+}
+
+/// Brings what is in memory already, and fails where that would mean to wait: what was just appended is there, and
+/// handing a read to another thread and back costs more than the read.
+fn at_hand(file: &File, into: &mut [u8], at: u64) -> io::Result<usize> {
+    let into = &mut [io::IoSliceMut::new(into)];
+    Ok(rustix::io::preadv2(
+        file,
+        into,
+        at,
+        rustix::io::ReadWriteFlags::NOWAIT,
+    )?)
+}
+
+/// One read of a chunk.
+fn read(tail: &Peek, space: &mut Space, at: u64, read_at: ReadAt) -> io::Result<(Read, Vec<u8>)> {
     let mut head = Vec::new();
-    let outcome = (|| {
-        if tail.waited || tail.head.len() < HEAD {
-            head = read_head(&tail.file, HEAD)?;
-            if !head.starts_with(&tail.head) {
-                return Ok(Read::Truncated);
-            }
+    if tail.waited || tail.head.len() < HEAD {
+        head = read_head(|into, at| read_at(&tail.file, into, at), HEAD)?;
+        if !head.starts_with(&tail.head) {
+            return Ok((Read::Truncated, head));
         }
-        loop {
-            match tail.file.read_at(&mut buffer[kept..], at) {
-                Ok(0) if tail.file.metadata()?.len() < at => return Ok(Read::Truncated),
-                Ok(0) => return Ok(Read::End),
-                Ok(n) => {
-                    buffer.truncate(kept + n);
-                    return Ok(Read::Data);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-    })();
-    if !matches!(outcome, Ok(Read::Data)) {
-        buffer.truncate(kept);
     }
-    outcome.map(|read| (read, head))
+    let read = loop {
+        match read_at(&tail.file, space.free(), at) {
+            Ok(0) if tail.file.metadata()?.len() < at => break Read::Truncated,
+            Ok(0) => break Read::End,
+            Ok(n) => {
+                space.fill(n);
+                break Read::Data;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    };
+    Ok((read, head))
 }
 
 /// What a read needs of a [`Tail`], on another thread.
@@ -345,28 +369,44 @@ impl Source for FileSource {
                 position: (u128::from(id.inode) << 64) | u128::from(offset),
                 part: 0,
             };
-            let (events, bytes) = (ask.events, ask.bytes);
+            let (events, bytes) = (ask.events.min(EVENTS), ask.bytes);
             if tail.lines.has_ready() {
                 tail.lines.take(into, events, bytes, token);
                 return Ok(Fetched::Events);
             }
             let at = tail.lines.read_at();
-            let (mut buffer, kept) = tail.lines.buffer(CHUNK);
+            let mut space = tail.lines.space();
             let peek = Peek {
                 file: tail.file.clone(),
                 head: tail.head.clone(),
                 waited: tail.waited,
             };
-            let work = tokio::task::spawn_blocking(move || {
-                let result = read(&peek, &mut buffer, kept, at);
-                (buffer, result)
-            });
-            // The request is under way: what it brings lands before the gate.
-            drop(ask);
-            let (buffer, result) = work
-                .await
-                .map_err(|e| SourceError::Broke(format!("the read did not come back: {e}").into()))?;
-            tail.lines.feed(buffer);
+            let result = match self.at_hand.then(|| read(&peek, &mut space, at, at_hand)) {
+                Some(Ok(read)) => {
+                    drop(ask);
+                    Ok(read)
+                }
+                tried => {
+                    if let Some(Err(error)) = tried
+                        && error.kind() != io::ErrorKind::WouldBlock
+                    {
+                        // A network file system, as a rule: it cannot say what is in memory.
+                        self.at_hand = false;
+                    }
+                    let work = tokio::task::spawn_blocking(move || {
+                        let result = read(&peek, &mut space, at, waiting);
+                        (space, result)
+                    });
+                    // The request is under way: what it brings lands before the gate.
+                    drop(ask);
+                    let (back, result) = work
+                        .await
+                        .map_err(|e| SourceError::Broke(format!("the read did not come back: {e}").into()))?;
+                    space = back;
+                    result
+                }
+            };
+            tail.lines.feed(space);
             let (outcome, head) = result.map_err(|e| SourceError::Broke(e.to_string().into()))?;
             tail.waited = false;
             if head.len() > tail.head.len() {
@@ -386,7 +426,10 @@ impl Source for FileSource {
                     return Ok(Fetched::End);
                 }
                 Read::End => {
-                    self.look().await.map_err(|e| self.broke(&e))?;
+                    let due = |changes: &Changes| self.looked.is_none_or(|at| at.elapsed() >= changes.look);
+                    if self.changes.as_ref().is_none_or(due) {
+                        self.look().await.map_err(|e| self.broke(&e))?;
+                    }
                     if self.is_over().await.map_err(|e| self.broke(&e))? {
                         if let Some(last) = self.last_words(into, token).await? {
                             return Ok(last);
@@ -395,7 +438,9 @@ impl Source for FileSource {
                     }
                     let Some(changes) = &self.changes else { continue };
                     tokio::select! {
-                        () = changes.any() => {}
+                        moved = changes.any() => if moved {
+                            self.looked = None;
+                        },
                         () = demand.stopping() => return Ok(Fetched::End),
                     }
                     if let Some(tail) = &mut self.tail {
@@ -490,7 +535,8 @@ impl Settle for FileSettle {
 struct Changes {
     data: Arc<Notify>,
     names: Arc<Notify>,
-    every: Duration,
+    read: Duration,
+    look: Duration,
     _watcher: Option<notify::RecommendedWatcher>,
 }
 
@@ -502,8 +548,13 @@ impl Changes {
             true => None,
             false => watch(path, data.clone(), names.clone()),
         };
+        let (read, look) = match watcher {
+            Some(_) => (READ, LOOK),
+            None => (LOOK_OFTEN, LOOK_OFTEN),
+        };
         Changes {
-            every: if watcher.is_some() { LOOK } else { LOOK_OFTEN },
+            read,
+            look,
             data,
             names,
             _watcher: watcher,
@@ -512,14 +563,15 @@ impl Changes {
 
     /// Something may have taken the file's name.
     async fn moved(&self) {
-        let _ = tokio::time::timeout(self.every, self.names.notified()).await;
+        let _ = tokio::time::timeout(self.look, self.names.notified()).await;
     }
 
-    /// Anything may have changed.
-    async fn any(&self) {
+    /// Anything may have changed; true if something has taken a name.
+    async fn any(&self) -> bool {
         tokio::select! {
-            () = self.data.notified() => {}
-            () = self.moved() => {}
+            () = self.data.notified() => false,
+            () = self.names.notified() => true,
+            () = tokio::time::sleep(self.read) => false,
         }
     }
 }

@@ -2,35 +2,69 @@
 use crate::event::{Batch, Event, Token};
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr_iter, memrchr};
+use std::collections::VecDeque;
 
-/// What one read asks for.
-pub(crate) const CHUNK: usize = 512 << 10;
+/// What one read asks for: enough that its costs do not count, little enough to stay in a processor's cache until
+/// it is written.
+pub(crate) const CHUNK: usize = 256 << 10;
+
+/// Events that a fetch hands out at most: what most sinks take with one write, so that a batch changes hands whole.
+pub(crate) const EVENTS: usize = 1024;
+
+/// Buffers that are kept, so that a steady stream allocates none.
+const KEPT: usize = 8;
+
+/// Less than this of a buffer is copied out of it: a held line must not hold a whole buffer.
+const LITTLE: usize = CHUNK / 8;
 
 /// How much of a line that is too long goes to the dead letter.
 const HEAD: usize = 64 << 10;
 
-/// Lines of one stretch of bytes. Feed it what was read, take events out.
+/// Lines of one stretch of bytes. Read into its space, feed that, take events out.
 #[derive(Debug)]
 pub(crate) struct Lines {
     /// Whole lines, each with its newline, not handed out yet.
     ready: Bytes,
     /// The beginning of a line whose end was not read yet.
-    tail: BytesMut,
+    tail: Vec<u8>,
     /// The offset of the first byte of `ready`, or of `tail` where `ready` is empty.
     offset: u64,
     max_line: usize,
     /// In the middle of a line that is too long: its beginning, and how long it is so far.
     overlong: Option<(Bytes, u64)>,
+    /// Buffers that were read into, the latest last. One whose lines are all gone is read into again.
+    buffers: VecDeque<Bytes>,
+}
+
+/// A buffer that begins with the unfinished line. One that is never fed loses nothing but itself.
+#[derive(Debug)]
+pub(crate) struct Space {
+    buffer: BytesMut,
+    kept: usize,
+    filled: usize,
+}
+
+impl Space {
+    /// Where to read into; never empty before [`Space::fill`].
+    pub(crate) fn free(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.filled..]
+    }
+
+    /// `n` bytes were read.
+    pub(crate) fn fill(&mut self, n: usize) {
+        self.filled += n;
+    }
 }
 
 impl Lines {
     pub(crate) fn new(offset: u64, max_line: usize) -> Lines {
         Lines {
             ready: Bytes::new(),
-            tail: BytesMut::new(),
+            tail: Vec::new(),
             offset,
             max_line,
             overlong: None,
+            buffers: VecDeque::new(),
         }
     }
 
@@ -55,26 +89,52 @@ impl Lines {
         !self.tail.is_empty() || self.overlong.is_some()
     }
 
-    /// A buffer that begins with the unfinished line, with `len` more bytes of room: read into its end, cut it to
-    /// what was read, give it to [`Lines::feed`]; also when the read failed, since it holds the unfinished line.
-    pub(crate) fn buffer(&mut self, len: usize) -> (BytesMut, usize) {
-        let tail = std::mem::take(&mut self.tail);
-        let kept = tail.len();
-        let mut buffer = BytesMut::with_capacity(kept + len);
-        buffer.extend_from_slice(&tail);
-        buffer.resize(kept + len, 0);
-        (buffer, kept)
+    /// Something to read into. Only when nothing is ready, and fed before the next is asked for.
+    pub(crate) fn space(&mut self) -> Space {
+        let kept = self.tail.len();
+        // However long the unfinished line is, a read has room for half a chunk at least.
+        let mut buffer = if kept <= CHUNK / 2 {
+            self.spare().unwrap_or_else(|| BytesMut::zeroed(CHUNK))
+        } else {
+            BytesMut::zeroed(kept + CHUNK)
+        };
+        buffer[..kept].copy_from_slice(&self.tail);
+        Space {
+            buffer,
+            kept,
+            filled: kept,
+        }
     }
 
-    /// Takes what was read: the unfinished line from before, and what follows it. Only when nothing is ready.
-    pub(crate) fn feed(&mut self, mut read: BytesMut) {
+    fn spare(&mut self) -> Option<BytesMut> {
+        // The latest first: it is likeliest to be in the cache.
+        let at = self.buffers.iter().rposition(Bytes::is_unique)?;
+        self.buffers.remove(at)?.try_into_mut().ok()
+    }
+
+    /// Takes what was read.
+    pub(crate) fn feed(&mut self, space: Space) {
         debug_assert!(self.ready.is_empty());
-        let whole = match memrchr(b'\n', &read) {
-            Some(last) => read.split_to(last + 1).freeze(),
-            None => Bytes::new(),
+        let Space { buffer, kept, filled } = space;
+        let buffer = buffer.freeze();
+        let lines = memrchr(b'\n', &buffer[kept..filled]).map_or(0, |last| kept + last + 1);
+        if lines > 0 {
+            self.tail.clear();
+            self.tail.extend_from_slice(&buffer[lines..filled]);
+        } else {
+            self.tail.extend_from_slice(&buffer[kept..filled]);
+        }
+        self.ready = match lines {
+            0 => Bytes::new(),
+            1..LITTLE => Bytes::copy_from_slice(&buffer[..lines]),
+            _ => buffer.slice(..lines),
         };
-        self.ready = whole;
-        self.tail = read;
+        if buffer.len() == CHUNK {
+            if self.buffers.len() == KEPT {
+                self.buffers.pop_front();
+            }
+            self.buffers.push_back(buffer);
+        }
         if self.ready.is_empty() {
             self.watch_length();
         }
@@ -92,6 +152,7 @@ impl Lines {
         if self.ready.is_empty() {
             return;
         }
+        let mut plain = into.is_empty();
         let full = |into: &Batch| into.events.len() >= events || into.bytes >= bytes;
         for end in memchr_iter(b'\n', &self.ready) {
             if full(into) {
@@ -100,11 +161,13 @@ impl Lines {
             let after = self.offset + end as u64 + 1;
             match self.overlong.take() {
                 Some((head, len)) => {
+                    plain = false;
                     let after = after + len;
                     self.offset += len;
                     into.push_fault(event(head, token(after)), self.too_long(len + end as u64));
                 }
                 None if end - from > self.max_line => {
+                    plain = false;
                     let head = self.ready.slice(from..from + HEAD.min(end - from));
                     into.push_fault(event(head, token(after)), self.too_long((end - from) as u64));
                 }
@@ -113,7 +176,8 @@ impl Lines {
             from = end + 1;
         }
         self.offset += from as u64;
-        self.ready = self.ready.slice(from..);
+        let taken = self.ready.split_to(from);
+        into.lines = plain.then_some(taken);
         if self.ready.is_empty() {
             self.watch_length();
         }
@@ -122,7 +186,7 @@ impl Lines {
     /// Hands out the line that has no end, as there will be none.
     pub(crate) fn finish(&mut self, into: &mut Batch, token: impl Fn(u64) -> Token) {
         let end = self.read_at();
-        let tail = std::mem::take(&mut self.tail).freeze();
+        let tail = Bytes::from(std::mem::take(&mut self.tail));
         match self.overlong.take() {
             Some((head, len)) => {
                 let why = self.too_long(len + tail.len() as u64);
@@ -198,9 +262,10 @@ mod tests {
             if n == 0 {
                 break;
             }
-            let (mut buffer, kept) = lines.buffer(n);
-            buffer[kept..].copy_from_slice(&data[at..at + n]);
-            lines.feed(buffer);
+            let mut space = lines.space();
+            space.free()[..n].copy_from_slice(&data[at..at + n]);
+            space.fill(n);
+            lines.feed(space);
             while lines.has_ready() {
                 let most = batch.events.len() + events.max(1);
                 lines.take(&mut batch, most, usize::MAX, token);

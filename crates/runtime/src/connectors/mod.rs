@@ -21,6 +21,7 @@ pub use stdout::StdoutSink;
 use crate::event::{Batch, Event, Fetched, Settle, SettleError, Sink, SinkError, Source, SourceError, Token};
 use crate::hold::Demand;
 use crate::lease::{Outstanding, Terms};
+use bytes::Bytes;
 use std::time::{Duration, Instant};
 use tidegate_gate::Name;
 
@@ -178,5 +179,9 @@ impl Sink for AnySink {
 
     async fn write(&mut self, events: &[Event]) -> Result<(), SinkError> {
         each!(AnySink, self, s => s.write(events).await)
+    }
+
+    async fn write_lines(&mut self, events: &[Event], lines: &Bytes) -> Result<(), SinkError> {
+        each!(AnySink, self, s => s.write_lines(events, lines).await)
     }
 }

@@ -1,8 +1,7 @@
 //! Standard input.
-use super::lines::{CHUNK, Lines};
+use super::lines::{EVENTS, Lines, Space};
 use crate::event::{Batch, Fetched, Settle, SettleError, Source, SourceError, Token};
 use crate::hold::Demand;
-use bytes::BytesMut;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -36,8 +35,8 @@ enum From {
 /// The thread and its two channels. It is never joined: a read of a terminal may never end.
 #[derive(Debug)]
 struct Reader {
-    ask: std::sync::mpsc::Sender<BytesMut>,
-    got: mpsc::Receiver<(BytesMut, io::Result<usize>)>,
+    ask: std::sync::mpsc::Sender<Space>,
+    got: mpsc::Receiver<(Space, io::Result<usize>)>,
     asked: bool,
 }
 
@@ -80,15 +79,13 @@ impl StdinSource {
 
 impl Reader {
     fn spawn(mut file: File) -> io::Result<Reader> {
-        let (ask, asks) = std::sync::mpsc::channel::<BytesMut>();
+        let (ask, asks) = std::sync::mpsc::channel::<Space>();
         let (give, got) = mpsc::channel(1);
         std::thread::Builder::new().name("stdin".into()).spawn(move || {
-            for mut buffer in asks {
-                let from = buffer.len();
-                buffer.resize(from + CHUNK, 0);
-                let read = file.read(&mut buffer[from..]);
-                buffer.truncate(from + *read.as_ref().unwrap_or(&0));
-                if give.blocking_send((buffer, read)).is_err() {
+            for mut space in asks {
+                let read = file.read(space.free());
+                space.fill(*read.as_ref().unwrap_or(&0));
+                if give.blocking_send((space, read)).is_err() {
                     break;
                 }
             }
@@ -148,7 +145,7 @@ impl Source for StdinSource {
                 self.lines.take(into, usize::MAX, usize::MAX, token);
                 return Ok(Fetched::End);
             };
-            let (events, bytes) = (ask.events, ask.bytes);
+            let (events, bytes) = (ask.events.min(EVENTS), ask.bytes);
             if self.lines.has_ready() {
                 self.lines.take(into, events, bytes, token);
                 return Ok(Fetched::Events);
@@ -156,11 +153,11 @@ impl Source for StdinSource {
             let read = match &mut self.from {
                 None => return Err(fatal(gone())),
                 Some(From::Ready(pipe)) => {
-                    let (mut buffer, kept) = self.lines.buffer(CHUNK);
+                    let mut space = self.lines.space();
                     // Reading takes what is there and nothing else, so it may happen under the ask.
-                    let read = pipe.try_read(&mut buffer[kept..]);
-                    buffer.truncate(kept + *read.as_ref().unwrap_or(&0));
-                    self.lines.feed(buffer);
+                    let read = pipe.try_read(space.free());
+                    space.fill(*read.as_ref().unwrap_or(&0));
+                    self.lines.feed(space);
                     drop(ask);
                     if matches!(&read, Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
                         tokio::select! {
@@ -173,18 +170,17 @@ impl Source for StdinSource {
                 }
                 Some(From::Thread(reader)) => {
                     if !reader.asked {
-                        let (mut buffer, kept) = self.lines.buffer(0);
-                        buffer.truncate(kept);
-                        reader.ask.send(buffer).map_err(|_| fatal(gone()))?;
+                        let space = self.lines.space();
+                        reader.ask.send(space).map_err(|_| fatal(gone()))?;
                         reader.asked = true;
                     }
                     drop(ask);
-                    let (buffer, read) = tokio::select! {
+                    let (space, read) = tokio::select! {
                         got = reader.got.recv() => got.ok_or_else(|| fatal(gone()))?,
                         () = demand.stopping() => return Ok(Fetched::End),
                     };
                     reader.asked = false;
-                    self.lines.feed(buffer);
+                    self.lines.feed(space);
                     read
                 }
             };

@@ -1,6 +1,7 @@
 //! Standard output.
 use super::encode::Encoded;
 use crate::event::{Event, Sink, SinkError};
+use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -107,6 +108,17 @@ impl Sink for StdoutSink {
 
     async fn write(&mut self, events: &[Event]) -> Result<(), SinkError> {
         self.encoded.load(events);
+        self.write_encoded().await
+    }
+
+    async fn write_lines(&mut self, events: &[Event], lines: &Bytes) -> Result<(), SinkError> {
+        self.encoded.load_lines(events, lines);
+        self.write_encoded().await
+    }
+}
+
+impl StdoutSink {
+    async fn write_encoded(&mut self) -> Result<(), SinkError> {
         match self.out.take() {
             None => self.out = Some(open().map_err(|e| failed(&e))?),
             // Put back before anything is awaited: an attempt that is dropped must not lose it.
