@@ -1,7 +1,7 @@
 //! Whether memory stays where it is: paused for minutes with a firehose behind the gate, and over 10 million events.
 //!
 //! ```text
-//! cargo bench -p e2e --bench memory -- --minutes 10
+//! cargo bench -p e2e --bench memory -- --minutes 10 --millions 30
 //! ```
 //! Prints resident memory over time and ends non-zero when it grows.
 #![allow(clippy::print_stdout)] // its output is its purpose
@@ -20,23 +20,28 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
 
-const EVENTS: u64 = 10_000_000;
 /// What is appended with one write to the file behind the gate, and how often.
 const LINE: usize = 512;
 const EVERY: Duration = Duration::from_micros(500);
 
 fn main() -> Result<()> {
-    let mut minutes = 0.5;
     let args: Vec<String> = std::env::args().collect();
-    if let Some(at) = args.iter().position(|a| a == "--minutes") {
-        minutes = args.get(at + 1).context("--minutes needs a number")?.parse()?;
-    }
+    let number = |name: &str, default: f64| -> Result<f64> {
+        let Some(at) = args.iter().position(|a| a == name) else {
+            return Ok(default);
+        };
+        let given = args
+            .get(at + 1)
+            .with_context(|| format!("{name} needs a number"))?;
+        Ok(given.parse()?)
+    };
+    let (minutes, millions) = (number("--minutes", 0.5)?, number("--millions", 10.0)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     let flat = runtime.block_on(async {
-        let moving = moving().await?;
+        let moving = moving((millions * 1e6) as u64).await?;
         anyhow::Ok(paused(Duration::from_secs_f64(minutes * 60.0)).await? && moving)
     });
     // A writer that stands before a full pipe never comes back.
@@ -101,8 +106,8 @@ async fn paused(long: Duration) -> Result<bool> {
     Ok(verdict("paused", &samples))
 }
 
-/// Ten million events from standard input to standard output.
-async fn moving() -> Result<bool> {
+/// Events from standard input to standard output.
+async fn moving(events: u64) -> Result<bool> {
     let setup = Setup::new().await?;
     let stream = "[[stream]]\nname = \"pipe\"\nsource = { type = \"stdin\" }\nsink = { type = \"stdout\" }\n";
     let config = setup.configure(Duration::from_secs(1), &setup.plain(), stream)?;
@@ -110,7 +115,7 @@ async fn moving() -> Result<bool> {
     let (mut from, stdout) = std::io::pipe()?;
     let sidecar = start(&config, stdin, stdout)?;
     let offered = Arc::new(AtomicU64::new(0));
-    open(firehose, EVENTS, offered.clone())?;
+    open(firehose, events, offered.clone())?;
     let draining = tokio::task::spawn_blocking(move || -> Result<u64> {
         let (mut piece, mut lines) = (vec![0; 1 << 18], 0);
         loop {
@@ -124,8 +129,8 @@ async fn moving() -> Result<bool> {
     let done = || offered.load(Relaxed) == u64::MAX;
     let samples = sampled(&sidecar, Duration::from_millis(50), "moving", done).await?;
     let lines = draining.await??;
-    ensure!(lines == EVENTS, "{lines} of {EVENTS} events arrived");
-    println!("{EVENTS} events in {:.1} s", began.elapsed().as_secs_f64());
+    ensure!(lines == events, "{lines} of {events} events arrived");
+    println!("{events} events in {:.1} s", began.elapsed().as_secs_f64());
     Ok(verdict("moving", &samples))
 }
 
