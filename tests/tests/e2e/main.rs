@@ -17,6 +17,7 @@ mod outage;
 mod policy;
 mod records;
 mod redirect;
+mod restarts;
 mod secrecy;
 mod shared_secret;
 mod start;
