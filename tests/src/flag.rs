@@ -3,7 +3,7 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Client;
 use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
-use tidegate_devstore::DevStore;
+use tidegate_devstore::{DevStore, Identity, Proof, Rights};
 
 /// One flag in a Vault.
 #[derive(Clone, Debug)]
@@ -72,6 +72,90 @@ impl VaultFlag {
         );
         answer.bytes().await?;
         Ok(())
+    }
+}
+
+/// One flag in a Key Vault, as an application with every right writes it: over TLS, with a token of the authority's.
+#[derive(Clone, Debug)]
+pub struct KeyVaultFlag {
+    client: Client,
+    url: String,
+    api_path: String,
+    token: SecretString,
+}
+
+impl KeyVaultFlag {
+    /// The flag in the secret of that name; nothing is written yet.
+    ///
+    /// # Errors
+    /// If the store has no Key Vault side.
+    pub fn in_store(store: &DevStore, secret: &str) -> Result<KeyVaultFlag> {
+        let vault = store.key_vault().context("no Key Vault side")?;
+        let (address, ca) = (store.key_vault_addr(), store.key_vault_ca_pem());
+        let (address, ca) = address.zip(ca).context("no Key Vault side")?;
+        let host = vault.url();
+        let host = host.trim_start_matches("https://");
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .timeout(Duration::from_secs(30))
+            .no_proxy()
+            .resolve(host, address)
+            .tls_certs_only([reqwest::Certificate::from_pem(ca.as_bytes())?])
+            .build()
+            .context("an HTTPS client")?;
+        let proof = Proof::Secret(SecretString::from("of no use here"));
+        vault.register(Identity::new("operator", proof).rights(Rights::ALL));
+        Ok(KeyVaultFlag {
+            client,
+            url: format!("{}:{}/secrets/{secret}", vault.url(), address.port()),
+            api_path: format!("/secrets/{secret}/"),
+            token: vault.issue_token("operator", Duration::from_secs(3600)),
+        })
+    }
+
+    async fn write(&self, paused: bool) -> Result<()> {
+        let answer = self
+            .client
+            .put(format!("{}?api-version=2025-07-01", self.url))
+            .bearer_auth(self.token.expose_secret())
+            .header("content-type", "application/json")
+            .body(serde_json::json!({ "value": paused.to_string() }).to_string())
+            .send()
+            .await
+            .context("writing the flag")?;
+        let status = answer.status();
+        ensure!(status.is_success(), "writing the flag: {status}");
+        Ok(())
+    }
+}
+
+/// A flag in one of the stores.
+#[derive(Clone, Debug)]
+pub enum Flag {
+    /// In Vault.
+    Vault(VaultFlag),
+    /// In Azure Key Vault.
+    KeyVault(KeyVaultFlag),
+}
+
+impl Flag {
+    /// The path that a poll asks for.
+    pub fn api_path(&self) -> &str {
+        match self {
+            Flag::Vault(flag) => flag.api_path(),
+            Flag::KeyVault(flag) => &flag.api_path,
+        }
+    }
+
+    /// Writes a new version; done when the store has it.
+    ///
+    /// # Errors
+    /// If the store cannot be reached or refuses.
+    pub async fn write(&self, paused: bool) -> Result<()> {
+        match self {
+            Flag::Vault(flag) => flag.write(paused).await,
+            Flag::KeyVault(flag) => flag.write(paused).await,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod appender;
 pub mod flag;
 pub mod flatness;
+pub mod posts;
 pub mod proc;
 pub mod rows;
 pub mod setup;

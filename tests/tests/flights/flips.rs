@@ -1,5 +1,5 @@
 //! The secret is flipped while rows are being appended.
-use crate::course::Course;
+use crate::course::{Course, Store};
 use e2e::appender::Appender;
 use e2e::rows::Rows;
 use e2e::verdict::{Pause, Violation, judge};
@@ -22,9 +22,18 @@ fn twin(dir: &std::path::Path) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_row_arrives_once_in_order_and_none_while_paused() {
+    flipped_in(Store::Vault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_while_a_key_vault_says_so() {
+    flipped_in(Store::KeyVault).await;
+}
+
+async fn flipped_in(store: Store) {
     let flips = if Rows::real() { 20 } else { 5 };
     let rows = Rows::flights_or(20_000).unwrap();
-    let course = Course::new(rows, twin).await;
+    let course = Course::new(store, rows, twin).await;
     let text = course.rows.text();
     course.flag.write(false).await.unwrap();
     let appender = Appender::start(&course.path("source.csv"), course.rows.clone(), flips * PIECES).unwrap();
@@ -90,6 +99,6 @@ async fn every_row_arrives_once_in_order_and_none_while_paused() {
     assert!(matches!(unbound, Err(Violation::Moved { .. })), "{unbound:?}");
     let past: u64 = twins.iter().map(|t| t.before_resume - t.at_paused).sum();
     println!(
-        "{events} rows, {flips} flips: none moved while paused; the twin that no switch holds moved {past} bytes then"
+        "{events} rows, {flips} flips: in {store:?}, none moved while paused; the twin that no switch holds moved {past} bytes then"
     );
 }

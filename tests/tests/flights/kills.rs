@@ -1,5 +1,5 @@
 //! kill -9 at random moments, each followed by a restart over the same `state_dir`.
-use crate::course::Course;
+use crate::course::{Course, Store};
 use e2e::appender::Appender;
 use e2e::rows::Rows;
 use e2e::sidecar::Sidecar;
@@ -75,7 +75,7 @@ async fn a_kill_loses_nothing_and_repeats_at_most_the_batch_in_flight() {
     let kills = if Rows::real() { 20 } else { 10 };
     let rows = Rows::flights_or(20_000).unwrap();
     let state = |dir: &Path| format!("state_dir = \"{}/state\"\n", dir.display());
-    let course = Course::new(rows, state).await;
+    let course = Course::new(Store::Vault, rows, state).await;
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
