@@ -13,6 +13,8 @@ mod drill;
 mod flowtide;
 mod history;
 mod holds;
+mod hostile_peers;
+mod http_gate;
 mod outage;
 mod policy;
 mod records;
