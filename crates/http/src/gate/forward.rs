@@ -6,12 +6,13 @@ use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::error::Error;
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -71,55 +72,90 @@ impl Upstream {
             .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
     }
 
-    pub(super) async fn send(&self, request: Request<Outbound>) -> Result<Response<AppBody>, Failure> {
-        match request.version() {
-            http::Version::HTTP_2 => self.send_http2(request).await,
-            _ => self.send_http1(request).await,
-        }
-    }
-
-    async fn send_http1(&self, mut request: Request<Outbound>) -> Result<Response<AppBody>, Failure> {
-        let over =
-            |send, answer: Response<Incoming>| answer.map(|body| AppBody::over(body, send, &self.http1));
-        while let Some(mut send) = self.http1.take() {
-            let again = again(&request);
-            match send.try_send_request(request).await {
-                Ok(answer) => return Ok(over(send, answer)),
-                Err(mut failed) => match failed.take_message() {
-                    // It was closed before anything was said.
-                    Some(unsent) => request = unsent,
-                    // It was closed by the app at the moment we used it.
-                    None => match again.filter(|_| closed_meanwhile(failed.error())) {
-                        Some(again) => {
-                            request = again;
-                            break;
-                        }
-                        None => return Err(Failure::of(failed.into_error().into())),
-                    },
-                },
+    /// Sends at once where a connection is at hand.
+    pub(super) fn send(
+        &self,
+        request: Request<Outbound>,
+    ) -> impl Future<Output = Result<Response<AppBody>, Failure>> + Send + use<> {
+        let kept = match request.version() {
+            http::Version::HTTP_2 => None,
+            _ => self.http1.take(),
+        };
+        let way = match kept {
+            Some(send) => Ok(over_kept(self.http1.clone(), send, request)),
+            // In boxes, as whatever is seldom taken.
+            None if request.version() == http::Version::HTTP_2 => {
+                Err(Box::pin(over_http2(self.http2.clone(), request)) as Boxed)
+            }
+            None => Err(Box::pin(over_new(self.http1.clone(), request)) as Boxed),
+        };
+        async move {
+            match way {
+                Ok(kept) => kept.await,
+                Err(seldom) => seldom.await,
             }
         }
-        let mut send = self.http1.connect().await.map_err(Failure::unconnected)?;
-        match send.send_request(request).await {
-            Ok(answer) => Ok(over(send, answer)),
-            Err(error) => Err(Failure::of(error.into())),
+    }
+}
+
+type Boxed = Pin<Box<dyn Future<Output = Result<Response<AppBody>, Failure>> + Send>>;
+
+fn over_kept(
+    pool: Pool,
+    mut send: SendRequest<Outbound>,
+    request: Request<Outbound>,
+) -> impl Future<Output = Result<Response<AppBody>, Failure>> + Send {
+    let again = again(&request).map(Box::new);
+    let answer = send.try_send_request(request);
+    async move {
+        let failed = match answer.await {
+            Ok(answer) => return Ok(answer.map(|body| AppBody::over(body, send, pool))),
+            Err(failed) => failed,
+        };
+        drop(send);
+        let once_more = move || {
+            let mut failed = failed;
+            match failed.take_message() {
+                // It was closed before anything was said.
+                Some(unsent) => Ok(unsent),
+                // It was closed by the app at the moment we used it.
+                None => match again.filter(|_| closed_meanwhile(failed.error())) {
+                    Some(again) => Ok(*again),
+                    None => Err(Failure::of(failed.into_error().into())),
+                },
+            }
+        };
+        match once_more() {
+            Ok(request) => Box::pin(over_new(pool, request)).await,
+            Err(failure) => Err(failure),
         }
     }
+}
 
-    async fn send_http2(&self, request: Request<Outbound>) -> Result<Response<AppBody>, Failure> {
-        let again = again(&request);
-        let answer = match self.http2.request(request).await {
-            Err(error) if !error.is_connect() && closed_meanwhile(&error) => match again {
-                Some(request) => self.http2.request(request).await,
-                None => Err(error),
-            },
-            answer => answer,
-        };
-        match answer {
-            Ok(answer) => Ok(answer.map(AppBody::of)),
-            Err(error) if error.is_connect() => Err(Failure::unconnected(error.into())),
-            Err(error) => Err(Failure::of(error.into())),
-        }
+async fn over_new(pool: Pool, request: Request<Outbound>) -> Result<Response<AppBody>, Failure> {
+    let mut send = pool.connect().await.map_err(Failure::unconnected)?;
+    match send.send_request(request).await {
+        Ok(answer) => Ok(answer.map(|body| AppBody::over(body, send, pool))),
+        Err(error) => Err(Failure::of(error.into())),
+    }
+}
+
+async fn over_http2(
+    client: Client<HttpConnector, Outbound>,
+    request: Request<Outbound>,
+) -> Result<Response<AppBody>, Failure> {
+    let again = again(&request);
+    let answer = match client.request(request).await {
+        Err(error) if !error.is_connect() && closed_meanwhile(&error) => match again {
+            Some(request) => client.request(request).await,
+            None => Err(error),
+        },
+        answer => answer,
+    };
+    match answer {
+        Ok(answer) => Ok(answer.map(AppBody::of)),
+        Err(error) if error.is_connect() => Err(Failure::unconnected(error.into())),
+        Err(error) => Err(Failure::of(error.into())),
     }
 }
 
@@ -216,7 +252,8 @@ impl fmt::Display for Failure {
 
 /// A request's body on its way to the app, with the piece that was taken of it before.
 pub(super) struct Outbound {
-    first: Option<Result<Frame<Bytes>, RequestBodyError>>,
+    /// In a box, since it is large, moves with the request and is seldom there.
+    first: Option<Box<Result<Frame<Bytes>, RequestBodyError>>>,
     body: Option<RequestBody>,
     /// An upload may outlast its answer, and is work as long as it runs.
     unit: Option<Unit>,
@@ -225,7 +262,7 @@ pub(super) struct Outbound {
 impl Outbound {
     pub(super) fn new(body: RequestBody, first: Option<Result<Frame<Bytes>, RequestBodyError>>) -> Outbound {
         Outbound {
-            first,
+            first: first.map(Box::new),
             body: Some(body),
             unit: None,
         }
@@ -239,11 +276,11 @@ impl Outbound {
         }
     }
 
-    pub(super) fn counted(mut self, unit: Unit) -> Outbound {
+    /// Counts it beside its request, of which this is the unit.
+    pub(super) fn count(&mut self, unit: &Unit) {
         if !self.is_end_stream() {
-            self.unit = Some(unit);
+            self.unit = Some(unit.child());
         }
-        self
     }
 }
 
@@ -257,7 +294,7 @@ impl Body for Outbound {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = self.get_mut();
         if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(first));
+            return Poll::Ready(Some(*first));
         }
         let frame = match &mut this.body {
             Some(body) => ready!(Pin::new(body).poll_frame(cx)),
@@ -278,7 +315,7 @@ impl Body for Outbound {
             .body
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), RequestBody::size_hint);
-        let first = match &self.first {
+        let first = match self.first.as_deref() {
             Some(Ok(frame)) => frame.data_ref().map_or(0, |d| d.len() as u64),
             _ => return rest,
         };

@@ -92,70 +92,32 @@ impl HttpGate {
     pub fn close(&self) {
         self.inner.admission.close();
     }
+}
 
-    async fn answer(&self, request: Request<RequestBody>) -> Answer {
-        let inner = &self.inner;
-        if let Err(refusal) = headers::check(&request) {
-            return refusal.into();
-        }
-        if inner.bypasses(&request) {
-            return self
-                .forward(request.map(|body| Outbound::new(body, None)), None)
-                .await;
-        }
-        let (request, unit) = match inner.admission.at_once() {
-            Ok(Some(unit)) => (request.map(|body| Outbound::new(body, None)), Ok(unit)),
-            Err(refused) => (request.map(|body| Outbound::new(body, None)), Err(refused)),
-            Ok(None) => inner.wait(request).await,
-        };
-        match unit {
-            Ok(unit) => {
-                let unit = named(unit, request.method(), request.uri().path());
-                // An upload may outlast its answer.
-                let request = request.map(|body| body.counted(unit.child()));
-                self.forward(request, Some(unit)).await
-            }
-            Err(refused) => unavailable(refused),
-        }
-    }
-
-    async fn forward(&self, request: Request<Outbound>, unit: Option<Unit>) -> Answer {
-        let inner = &self.inner;
-        let ticket = unit.map(|unit| Ticket::told(unit, inner.meter));
-        let (request, upgrade) = headers::outbound(request, &inner.upstream);
-        let name = upgrade
-            .is_some()
-            .then(|| name_of(request.method(), request.uri().path()));
-        let mut response = match inner.upstream.send(request).await {
-            Ok(response) => response,
-            Err(failure) => {
-                tracing::debug!(gate = %inner.member.name(), upstream = %inner.upstream, %failure, "a request could not be forwarded");
-                return text(failure.status(), failure.sentence(), ticket);
-            }
-        };
-        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        headers::inbound(&mut response, switches);
-        if !switches {
-            return response.map(|body| Either::Left(CountedBody::new(body, ticket)));
-        }
-        match (upgrade, name) {
-            (Some(client), Some(name)) => {
-                inner
-                    .tunnels
-                    .open(client, hyper::upgrade::on(&mut response), name.into());
-                let (parts, _) = response.into_parts();
-                Response::from_parts(parts, own(Bytes::new(), ticket))
-            }
-            _ => text(
-                StatusCode::BAD_GATEWAY,
-                "the app switched protocols without being asked to",
-                ticket,
-            ),
-        }
-    }
+/// What becomes of a request, as far as that needs no waiting.
+enum Way {
+    /// Forwarded, counted unless it bypasses the gate.
+    Now(Option<Unit>),
+    /// It waits before the closed gate.
+    Later,
+    Answered(Answer),
 }
 
 impl Inner {
+    fn way<B>(&self, request: &Request<B>) -> Way {
+        if let Err(refusal) = headers::check(request) {
+            return Way::Answered(refusal.into());
+        }
+        if self.bypasses(request) {
+            return Way::Now(None);
+        }
+        match self.admission.at_once() {
+            Ok(Some(unit)) => Way::Now(Some(named(unit, request.method(), request.uri().path()))),
+            Ok(None) => Way::Later,
+            Err(refused) => Way::Answered(unavailable(refused)),
+        }
+    }
+
     fn bypasses<B>(&self, request: &Request<B>) -> bool {
         // As it stands in the request: an app may take `/healthz/../orders` for another path than we would.
         matches!(*request.method(), Method::GET | Method::HEAD)
@@ -197,8 +159,61 @@ impl tower::Service<Request<RequestBody>> for HttpGate {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let gate = self.clone();
-        Box::pin(async move { Ok(gate.answer(request).await) })
+        let inner = self.inner.clone();
+        match inner.way(&request) {
+            Way::Now(unit) => {
+                let forwarded = forward(inner, request.map(|body| Outbound::new(body, None)), unit);
+                Box::pin(async move { Ok(forwarded.await) })
+            }
+            Way::Later => Box::pin(async move {
+                Ok(match inner.wait(request).await {
+                    (request, Ok(unit)) => {
+                        let unit = named(unit, request.method(), request.uri().path());
+                        forward(inner, request, Some(unit)).await
+                    }
+                    (_, Err(refused)) => unavailable(refused),
+                })
+            }),
+            Way::Answered(answer) => Box::pin(std::future::ready(Ok(answer))),
+        }
+    }
+}
+
+/// Sends the request on its way before it returns, and only then becomes a future: what a future keeps over its waits
+/// is carried by every request.
+fn forward(
+    inner: Arc<Inner>,
+    mut request: Request<Outbound>,
+    unit: Option<Unit>,
+) -> impl Future<Output = Answer> + Send {
+    if let Some(unit) = &unit {
+        // An upload may outlast its answer.
+        request.body_mut().count(unit);
+    }
+    let ticket = unit.map(|unit| Ticket::told(unit, inner.meter));
+    let (request, client) = headers::outbound(request, &inner.upstream);
+    let upgrade = client.map(|client| (client, name_of(request.method(), request.uri().path())));
+    let sent = inner.upstream.send(request);
+    async move {
+        let mut response = match sent.await {
+            Ok(response) => response,
+            Err(failure) => {
+                tracing::debug!(gate = %inner.member.name(), upstream = %inner.upstream, %failure, "a request could not be forwarded");
+                return text(failure.status(), failure.sentence(), ticket);
+            }
+        };
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        headers::inbound(&mut response, switches);
+        if !switches {
+            return response.map(|body| Either::Left(CountedBody::new(body, ticket)));
+        }
+        let Some((client, name)) = upgrade else {
+            let sentence = "the app switched protocols without being asked to";
+            return text(StatusCode::BAD_GATEWAY, sentence, ticket);
+        };
+        let app = hyper::upgrade::on(&mut response);
+        inner.tunnels.open(client, app, name.into());
+        response.map(|_| own(Bytes::new(), ticket))
     }
 }
 

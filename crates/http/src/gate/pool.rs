@@ -26,8 +26,10 @@ pub(super) const IDLE: Duration = Duration::from_secs(4);
 
 /// The app's connections that nobody uses, the last used at the back.
 #[derive(Clone)]
-pub(super) struct Pool {
-    idle: Arc<Mutex<Shelf>>,
+pub(super) struct Pool(Arc<Inner>);
+
+struct Inner {
+    shelf: Mutex<Shelf>,
     connector: HttpConnector,
     uri: Uri,
 }
@@ -44,23 +46,25 @@ struct Idle {
     since: Instant,
 }
 
-fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
-    // Nothing inside the lock can panic half way.
-    shelf.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+impl Inner {
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        // Nothing inside the lock can panic half way.
+        self.shelf.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 impl Pool {
     pub(super) fn new(connector: HttpConnector, uri: Uri) -> Pool {
-        Pool {
-            idle: Arc::default(),
+        Pool(Arc::new(Inner {
+            shelf: Mutex::default(),
             connector,
             uri,
-        }
+        }))
     }
 
     /// A kept connection, the last used first: those that are not needed grow old.
     pub(super) fn take(&self) -> Option<SendRequest<Outbound>> {
-        let mut shelf = lock(&self.idle);
+        let mut shelf = self.0.shelf();
         // Others were closed by the app, or are still busy with a body that their answer did not wait for.
         let at = shelf.idle.iter().rposition(|i| i.send.is_ready())?;
         let Idle { send, since } = shelf.idle.remove(at)?;
@@ -69,8 +73,8 @@ impl Pool {
 
     /// A new connection.
     pub(super) async fn connect(&self) -> Result<SendRequest<Outbound>, Box<dyn Error + Send + Sync>> {
-        let mut connector = self.connector.clone();
-        let io = connector.ready().await?.call(self.uri.clone()).await?;
+        let mut connector = self.0.connector.clone();
+        let io = connector.ready().await?.call(self.0.uri.clone()).await?;
         let (send, connection) = Builder::new()
             .handshake(TokioIo::new(Outgoing(io.into_inner())))
             .await?;
@@ -84,20 +88,20 @@ impl Pool {
 
     fn put(&self, send: SendRequest<Outbound>) {
         let since = Instant::now();
-        let mut shelf = lock(&self.idle);
+        let mut shelf = self.0.shelf();
         shelf.idle.push_back(Idle { send, since });
         if !std::mem::replace(&mut shelf.swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(&self.idle)));
+            tokio::spawn(sweep(Arc::downgrade(&self.0)));
         }
     }
 }
 
 /// Closes what has been idle for too long, until nothing is left.
-async fn sweep(shelf: Weak<Mutex<Shelf>>) {
+async fn sweep(pool: Weak<Inner>) {
     loop {
         tokio::time::sleep(IDLE / 4).await;
-        let Some(shelf) = shelf.upgrade() else { return };
-        let mut shelf = lock(&shelf);
+        let Some(pool) = pool.upgrade() else { return };
+        let mut shelf = pool.shelf();
         shelf
             .idle
             .retain(|i| !i.send.is_closed() && i.since.elapsed() < IDLE);
@@ -121,10 +125,10 @@ impl std::fmt::Debug for AppBody {
 }
 
 impl AppBody {
-    pub(super) fn over(incoming: Incoming, connection: SendRequest<Outbound>, pool: &Pool) -> AppBody {
+    pub(super) fn over(incoming: Incoming, connection: SendRequest<Outbound>, pool: Pool) -> AppBody {
         let mut body = AppBody {
             incoming,
-            connection: Some((connection, pool.clone())),
+            connection: Some((connection, pool)),
         };
         body.free_at_end();
         body
