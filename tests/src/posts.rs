@@ -132,7 +132,7 @@ impl Dice {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         // The upper half of the product is less than the factor.
-        ((self.state >> 33) * u64::from(below) >> 31) as u32
+        (((self.state >> 33) * u64::from(below)) >> 31) as u32
     }
 
     fn throw(&mut self) -> Did {

@@ -9,17 +9,20 @@
 mod harness;
 
 mod bad_input;
+mod beside;
 mod drill;
 mod flowtide;
 mod history;
 mod holds;
 mod hostile_peers;
 mod http_gate;
+mod lifecycle;
 mod outage;
 mod policy;
 mod records;
 mod redirect;
 mod restarts;
+mod rotation;
 mod secrecy;
 mod shared_secret;
 mod start;
