@@ -29,6 +29,10 @@ test:
 test-peers:
     tests/peers/run.sh
 
+# The README's picture: a real browser on a real process.
+screenshot:
+    tests/peers/run.sh page_picture
+
 # Everything that lands must pass.
 ci:
     .ci/run

