@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 BINARY = os.environ["TIDEGATE_PEER_BINARY"]
 STREAMS, SWITCHES, PAGES, SECONDS = 200, 50, 20, 8
@@ -175,7 +175,7 @@ def main():
                 page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
                 began = time.perf_counter()
                 page.goto(f"http://127.0.0.1:{control}/")
-                page.wait_for_function(f"document.querySelectorAll('.cards:not(.small) > li').length === {STREAMS}")
+                expect(page.locator(".cards:not(.small) > li")).to_have_count(STREAMS, timeout=60_000)
                 shown.append(time.perf_counter() - began)
                 pages.append(page)
             print(f"a page shows {STREAMS} cards: {shown[0] * 1e3:.0f} ms alone, {shown[-1] * 1e3:.0f} ms as the {PAGES}th")
