@@ -72,12 +72,7 @@ need_flights() {
 
 # A browser, what drives it, and what judges pages: once, beside the clients.
 need_browser() {
-    if ! command -v chromium >/dev/null && [ -z "${TIDEGATE_PEER_CHROMIUM:-}" ]; then
-        if ! { [ "$(id -u)" = 0 ] && apt-get install --yes --quiet chromium >&2; }; then
-            echo "chromium is missing: install it (Debian: apt-get install chromium)" >&2
-            return 1
-        fi
-    fi
+    [ -n "${TIDEGATE_PEER_CHROMIUM:-}" ] || need_package chromium || return 1
     command -v npm >/dev/null || { echo "npm is missing: install it" >&2; return 1; }
     cmp -s "$here/page-requirements.txt" "$venv/page-installed.txt" && [ -s "$venv/axe.min.js" ] && return 0
     { [ -x "$venv/bin/python" ] || python3 -m venv "$venv"; } &&
@@ -92,7 +87,7 @@ need_browser() {
 # A store of its own on free ports; sets VAULT_ADDR, VAULT_TOKEN and the rest. It ends with its standard input.
 need_store() {
     [ -n "$store_pid" ] && return 0
-    (cd "$repository" && cargo build --quiet --package tidegate-devstore --example serve) || return 1
+    need_build || return 1
     local target="${CARGO_TARGET_DIR:-$repository/target}"
     mkfifo "$work/stdin"
     "$target/debug/examples/serve" --port 0 --ca-file "$work/ca.pem" <"$work/stdin" >"$work/store" 2>&1 &
@@ -116,9 +111,15 @@ need_store() {
     export TIDEGATE_PEER_CA_FILE="$work/ca.pem"
 }
 
+# What `cargo test --workspace` builds, programs and examples with it. Building one package alone would choose other
+# features of what they share, and so build nearly everything again.
+need_build() {
+    (cd "$repository" && cargo test --quiet --workspace --locked --no-run)
+}
+
 # The sidecar as it is built for tests; sets TIDEGATE_PEER_BINARY.
 need_tidegate() {
-    (cd "$repository" && cargo build --quiet --package tidegate) || return 1
+    need_build || return 1
     export TIDEGATE_PEER_BINARY="${CARGO_TARGET_DIR:-$repository/target}/debug/tidegate"
 }
 
@@ -182,7 +183,7 @@ flights() {
     need_flights &&
         (cd "$repository" &&
             TIDEGATE_FLIGHTS_CSV="$venv/flights.csv" \
-                cargo test --quiet --package e2e --test flights -- --nocapture) >"$work/flights.log" 2>&1 ||
+                cargo test --quiet --workspace --test flights -- --nocapture) >"$work/flights.log" 2>&1 ||
         { cat "$work/flights.log" >&2; return 1; }
     grep -oE '[0-9]+ rows, [0-9]+ (flips|kills): .*' "$work/flights.log" | paste -sd ';'
 }
@@ -240,14 +241,10 @@ manifests() {
         "$venv/bin/python" "$here/manifests.py" "$out"
 }
 
-# The whole workspace is named where one test is meant: with the features of `cargo test --workspace`, what that has built
-# is used again.
-
 # What /metrics says, read by the client library of OpenMetrics and linted by Prometheus.
 metrics() {
     need_python_clients && need_promtool &&
-        (cd "$repository" && cargo test --quiet --workspace --test e2e --no-run) &&
-        "$venv/bin/python" "$here/metrics.py" "${CARGO_TARGET_DIR:-$repository/target}/debug/e2e-tidegate" \
+        need_tidegate && "$venv/bin/python" "$here/metrics.py" "$TIDEGATE_PEER_BINARY" \
             >"$work/metrics.prom" && promtool check metrics <"$work/metrics.prom" &&
         echo "$(grep -c '^# TYPE' "$work/metrics.prom") families hold"
 }
@@ -268,10 +265,8 @@ rolling_restarts() {
 
 # The page for operators in a real browser. Its pictures stay in target/page.
 page() {
-    need_browser && need_store || return 1
-    (cd "$repository" && cargo build --quiet --package tidegate) || return 1
-    TIDEGATE_PEER_BINARY="${CARGO_TARGET_DIR:-$repository/target}/debug/tidegate" \
-        TIDEGATE_PEER_AXE="$venv/axe.min.js" \
+    need_browser && need_store && need_tidegate || return 1
+    TIDEGATE_PEER_AXE="$venv/axe.min.js" \
         TIDEGATE_PEER_OUTPUT="${TIDEGATE_PEER_OUTPUT:-${CARGO_TARGET_DIR:-$repository/target}/page}" \
         "$venv/bin/python" "$here/page_browser.py" "$@"
 }

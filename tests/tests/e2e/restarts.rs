@@ -213,7 +213,7 @@ async fn outcome(cell: Cell) -> Result<(), String> {
     }
     let version = site.flag(SECRET, false);
     eventually(&at("the new version"), async || {
-        (client.switch("ops").await["version"] == version.to_string()).then_some(())
+        (client.switch("ops").await["version"].as_str() == Some(&*version.to_string())).then_some(())
     })
     .await;
     let (status, body) = client.post("/resume").await;
