@@ -5,15 +5,17 @@
 //! cargo bench -p e2e --bench footprint
 //! ```
 #![allow(clippy::print_stdout)] // its output is its purpose
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::proc::{anonymous_kib, processor_time, resident_kib};
 use e2e::setup::Setup;
 use e2e::sidecar::Sidecar;
 use e2e::spread::Spread;
 use e2e::tls_front::TlsFront;
+use secrecy::SecretString;
 use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tidegate_devstore::{DevStore, Identity, KeyVaultOptions, Options, Proof, Rights};
 
 const STARTS: usize = 21;
 const POLLS: u64 = 60;
@@ -43,7 +45,43 @@ async fn measure() -> Result<()> {
         println!("{what}: start of the process -> first reading applied   {starts}");
         polls(&setup, &config, what).await?;
     }
-    Ok(())
+    both(&setup, &front, second).await
+}
+
+/// Vault and Key Vault, each over TLS with a CA of its own, a switch on each.
+async fn both(setup: &Setup, front: &TlsFront, interval: Duration) -> Result<()> {
+    let options = Options {
+        key_vault: Some(KeyVaultOptions {
+            authority_host: "localhost".to_owned(),
+            ..KeyVaultOptions::default()
+        }),
+        ..Options::default()
+    };
+    let store = DevStore::start(options).await?;
+    let (vault, address, ca) = (
+        store.key_vault().context("a Key Vault side")?,
+        store.key_vault_addr().context("its address")?,
+        store.key_vault_ca_pem().context("its CA")?,
+    );
+    let proof = Proof::Secret(SecretString::from("of-the-sidecar"));
+    vault.register(Identity::new("sidecar", proof).rights(Rights::SECRETS_USER));
+    vault.put("orders", "false")?;
+    std::fs::write(setup.path("key-vault-ca.pem"), ca)?;
+    std::fs::write(setup.path("client-secret"), "of-the-sidecar")?;
+    let (dir, port) = (setup.dir.path().display(), address.port());
+    let key_vault = format!(
+        "[[switch]]\nname = \"azure\"\nstreams = [\"*\"]\ninterval = \"1s\"\n\
+         [switch.azure_key_vault]\nvault_url = \"{}:{port}\"\nsecret = \"orders\"\nresolve_to = \"{}\"\n\
+         ca_file = \"{dir}/key-vault-ca.pem\"\n\
+         credential = {{ method = \"client_secret\", tenant_id = \"{}\", client_id = \"sidecar\", \
+         secret_file = \"{dir}/client-secret\", authority_host = \"https://localhost:{port}\" }}\n",
+        vault.url(),
+        address.ip(),
+        vault.tenant_id(),
+    );
+    let over_tls = format!("address = \"{}\"\nca_file = \"{dir}/ca.pem\"", front.url);
+    let config = setup.configure(interval, &over_tls, &(key_vault + &setup.file_to_file("orders")))?;
+    polls(setup, &config, "TLS to Vault and Key Vault").await
 }
 
 fn program() -> &'static Path {

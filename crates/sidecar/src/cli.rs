@@ -184,9 +184,12 @@ pub struct DemoArgs {
 #[cfg(feature = "devstore")]
 #[derive(Clone, Debug, Args)]
 pub struct DevstoreArgs {
-    /// Where it listens
+    /// Where its Vault side listens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8200")]
     pub listen: SocketAddr,
+    /// Where its Key Vault side listens, with TLS
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8243")]
+    pub key_vault_listen: SocketAddr,
 }
 
 /// Where the configuration is.

@@ -757,3 +757,20 @@ fn what_the_example_shows_as_a_default_is_one() {
     not_default.sort();
     assert_eq!(not_default, said);
 }
+
+#[test]
+fn a_required_key_that_is_misspelt_is_one_line_that_names_it_and_not_two() {
+    let text = "[[switch]]\nname = \"a\"\nstremas = [\"*\"]\nfile = { pth = \"/x\" }\n\
+                [[stream]]\nname = \"s\"\nsource = { type = \"file\", paht = \"/x\" }\nsink = { type = \"file\", other = 1 }\n";
+    let said = lines(text);
+    let expected = [
+        "t.toml:3:1: switch[a].stremas: unknown key; did you mean \"streams\"?",
+        "t.toml:4:10: switch[a].file.pth: unknown key; did you mean \"path\"?",
+        "t.toml:7:27: stream[s].source.paht: unknown key; did you mean \"path\"?",
+        "t.toml:8:8: stream[s].sink: the key \"path\" is missing",
+    ];
+    for line in expected {
+        assert!(said.iter().any(|l| l == line), "{line} in {said:#?}");
+    }
+    assert_eq!(said.len(), 5, "and the unknown key of the sink: {said:#?}");
+}

@@ -10,6 +10,7 @@ mod harness;
 
 mod bad_input;
 mod beside;
+mod devstore;
 mod drill;
 mod flowtide;
 mod history;

@@ -15,18 +15,54 @@ enum Outage {
 }
 
 impl Outage {
-    async fn begin(self, site: &Site) {
-        match self {
-            Outage::Refused => site.store.vault_offline().await.unwrap(),
-            Outage::Hangs => drop(site.store.faults().add(Rule::new(Fault::Hang))),
-            Outage::Garbage => drop(site.store.faults().add(Rule::new(Fault::Garbage))),
+    async fn begin(self, store: Store, site: &Site) {
+        let fault = |fault| {
+            site.store.faults().add(Rule::new(fault));
+        };
+        match (self, store) {
+            (Outage::Refused, Store::Vault) => site.store.vault_offline().await.unwrap(),
+            (Outage::Refused, Store::KeyVault) => site.store.key_vault_offline().await.unwrap(),
+            (Outage::Hangs, _) => fault(Fault::Hang),
+            (Outage::Garbage, _) => fault(Fault::Garbage),
         }
     }
 
-    async fn end(self, site: &Site) {
+    async fn end(self, store: Store, site: &Site) {
+        match (self, store) {
+            (Outage::Refused, Store::Vault) => site.store.vault_online().await.unwrap(),
+            (Outage::Refused, Store::KeyVault) => site.store.key_vault_online().await.unwrap(),
+            (Outage::Hangs | Outage::Garbage, _) => site.store.faults().clear(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Store {
+    Vault,
+    KeyVault,
+}
+
+impl Store {
+    /// A site with a switch `ops` on a flag of this store, and a stream `orders`.
+    async fn site(self, paused: bool) -> Site {
+        let mut site = match self {
+            Store::Vault => Site::new().await,
+            Store::KeyVault => Site::with_key_vault().await,
+        };
+        self.flag(&site, paused);
         match self {
-            Outage::Refused => site.store.vault_online().await.unwrap(),
-            Outage::Hangs | Outage::Garbage => site.store.faults().clear(),
+            Store::Vault => site.vault_switch("ops", &["orders"], "streams/orders", OPTIONS),
+            Store::KeyVault => site.key_vault_switch("ops", &["orders"], "orders--IsPaused", OPTIONS),
+        };
+        site.file_stream("orders");
+        site
+    }
+
+    /// Writes a flag past the wire and returns its version.
+    fn flag(self, site: &Site, paused: bool) -> String {
+        match self {
+            Store::Vault => site.flag("streams/orders", paused).to_string(),
+            Store::KeyVault => site.key_vault_flag("orders--IsPaused", paused),
         }
     }
 }
@@ -46,6 +82,15 @@ fn until_next_poll(now: &Snapshot) -> Duration {
 /// back applies the flip: together, that is the current delay plus one `timeout`, said without a clock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flip_during_an_outage_is_applied_by_the_first_poll_after_it_and_that_is_never_far() {
+    flips_during_outages(Store::Vault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_is_one_during_an_outage_of_key_vault() {
+    flips_during_outages(Store::KeyVault).await;
+}
+
+async fn flips_during_outages(store: Store) {
     for outage in [Outage::Refused, Outage::Hangs, Outage::Garbage] {
         for paused in [true, false] {
             let (before, after) = if paused {
@@ -53,18 +98,15 @@ async fn a_flip_during_an_outage_is_applied_by_the_first_poll_after_it_and_that_
             } else {
                 ("paused", "running")
             };
-            let mut site = Site::new().await;
-            site.flag("streams/orders", !paused);
-            site.vault_switch("ops", &["orders"], "streams/orders", OPTIONS)
-                .file_stream("orders");
+            let site = store.site(!paused).await;
             let running = Running::start(&site).await;
             let client = &running.client;
             client.reads("ops", before).await;
             client.reaches("orders", before).await;
 
-            outage.begin(&site).await;
+            outage.begin(store, &site).await;
             client.reads("ops", "unavailable").await;
-            let version = site.flag("streams/orders", paused);
+            let version = store.flag(&site, paused);
             eventually("the delay has had time to grow", async || {
                 let now = running.holds.snapshot();
                 let delay = until_next_poll(&now);
@@ -74,7 +116,7 @@ async fn a_flip_during_an_outage_is_applied_by_the_first_poll_after_it_and_that_
             })
             .await;
 
-            outage.end(&site).await;
+            outage.end(store, &site).await;
             assert!(
                 until_next_poll(&running.holds.snapshot()) <= RETRY_MAX,
                 "{outage:?}"
@@ -82,7 +124,7 @@ async fn a_flip_during_an_outage_is_applied_by_the_first_poll_after_it_and_that_
             let failures = polls(client, "unavailable").await;
             let status = client.reaches("orders", after).await;
             let switch = client.reads("ops", after).await;
-            assert_eq!(switch["version"], version.to_string(), "{outage:?}");
+            assert_eq!(switch["version"], version, "{outage:?}");
             // One may have been under way when the store came back, and may fail yet.
             let more = polls(client, "unavailable").await - failures;
             assert!(

@@ -413,6 +413,66 @@ async fn no_command_shows_a_token_or_a_value_whether_it_works_or_not() {
     assert_eq!(leaks(&heard), [""; 0]);
 }
 
+/// What the demo and the dev store print of their own is for whoever tries them; what others bring is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_the_demo_nor_the_dev_store_shows_what_is_written_to_it_or_who_asks() {
+    let mut heard = Heard::new();
+    let store = [
+        "devstore",
+        "--listen",
+        "127.0.0.1:0",
+        "--key-vault-listen",
+        "127.0.0.1:0",
+    ];
+    let demo = [
+        "demo",
+        "--store-listen",
+        "127.0.0.1:0",
+        "--control-listen",
+        "127.0.0.1:0",
+        "--observe-listen",
+        "127.0.0.1:0",
+    ];
+    for args in [&store[..], &demo[..]] {
+        let mut command = tidegate(args.iter().copied().chain(["--log", "trace"]));
+        in_environment(&mut command)
+            .env("VAULT_TOKEN", ROOT_TOKEN)
+            .env("AZURE_CLIENT_SECRET", WRONG_TOKEN);
+        let process = Process::spawn(command);
+        // The line that it prints for people says where the store is.
+        let url = eventually("it says where the store is", async || {
+            let said = process.stdout();
+            let (_, after) = said.split_once("-H 'X-Vault-Token: dev-only-token'")?;
+            let at = after.find("http://127.0.0.1:")?;
+            let url: String = after[at..].chars().take_while(|c| !c.is_whitespace()).collect();
+            after[at..].contains(char::is_whitespace).then_some(url)
+        })
+        .await;
+        let client = http_client();
+        for token in ["dev-only-token", WRONG_TOKEN] {
+            for value in ["false", "mArKeD", "1"] {
+                let data = json!({ "data": { "IsPaused": value, "password": "mArKeD" } });
+                let request = client.post(&url).header("X-Vault-Token", token);
+                let answer = request.body(data.to_string()).send().await.unwrap();
+                assert_eq!(answer.status().is_success(), token == "dev-only-token");
+            }
+        }
+        if args == demo {
+            eventually("the demo has seen what is no flag", async || {
+                (process.stdout() + &process.stderr())
+                    .contains("malformed")
+                    .then_some(())
+            })
+            .await;
+        }
+        process.terminate();
+        let ended = process.end().await;
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        heard.extend(both(args[0], &ended));
+    }
+    assert_eq!(leaks(&heard), [""; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_complaint_about_a_configuration_shows_what_came_out_of_the_environment() {
     let site = Site::new().await;

@@ -21,7 +21,7 @@ pub enum ClientError {
     Usage(String),
     /// Nobody answers.
     #[error(
-        "no tidegate answers at {at}: {why}\nIs it running? Start it with: tidegate run --config FILE\nDoes it listen elsewhere? Name its control listener with --admin URL or $TIDEGATE_ADMIN"
+        "no tidegate answers at {at} ({why}): start it with tidegate run --config FILE, or name its control listener with --admin URL or $TIDEGATE_ADMIN"
     )]
     Unreachable {
         /// Where it was looked for.
@@ -40,7 +40,7 @@ pub enum ClientError {
         why: String,
     },
     /// It refuses.
-    #[error("{at} refuses: {why}\n{advice}")]
+    #[error("{at} refuses: {why}; {advice}")]
     Denied {
         /// Where.
         at: String,
@@ -226,12 +226,12 @@ impl Link {
             (401, said) => ClientError::Denied {
                 at,
                 why: said.unwrap_or_else(|| "it does not know the token".into()),
-                advice: "Give --token-file with the file of a token that its [[control.token]] lists",
+                advice: "give --token-file with the file of a token that its [[control.token]] lists",
             },
             (403, said) => ClientError::Denied {
                 at,
                 why: said.unwrap_or_else(|| "the right is missing".into()),
-                advice: "Use a token whose allow in [[control.token]] has the right, or a Host that its hosts lists",
+                advice: "use a token whose allow in [[control.token]] has the right, or a Host that its hosts lists",
             },
             (_, Some(why)) => ClientError::Answer { at, status, why },
             (_, None) => self.strange(&format!("it answers {status}")),

@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_millis(10);
 pub(super) async fn demo(args: &DemoArgs) -> Result<u8> {
     let stop = stop_on_signal()?;
     let host = Host::new()?;
-    let store = match start(args.store_listen).await {
+    let store = match start(args.store_listen, None).await {
         Ok(store) => store,
         Err(why) => {
             complain(&why);

@@ -1,5 +1,5 @@
 //! What is wrong with a configuration: a line each, all at once.
-use super::tree::{Node, Path, Table};
+use super::tree::{Node, Path, Step, Table};
 use std::fmt;
 
 /// Everything that is wrong with a configuration, in the order of the file.
@@ -72,6 +72,8 @@ pub(super) struct Report<'a> {
     found: Vec<(usize, Path, Problem)>,
     /// What is reported once and not judged again: its value is not the one that will be used.
     settled: Vec<Path>,
+    /// Keys that are unknown and look like these.
+    misspelt: Vec<Path>,
 }
 
 impl<'a> Report<'a> {
@@ -82,6 +84,7 @@ impl<'a> Report<'a> {
             root,
             found: Vec::new(),
             settled: Vec::new(),
+            misspelt: Vec::new(),
         }
     }
 
@@ -118,6 +121,22 @@ impl<'a> Report<'a> {
     pub(super) fn at_key(&mut self, path: &Path, what: impl Into<String>) {
         let offset = self.root.key_offset(path);
         self.push(offset, path, what.into());
+    }
+
+    /// The key at `path`, in is none of those that are known there.
+    pub(super) fn unknown_key<'k>(&mut self, path: &Path, known: impl Iterator<Item = &'k str> + Clone) {
+        let Some((Step::Key(written), table)) = path.0.split_last() else {
+            return;
+        };
+        if let Some(meant) = nearest(written, known.clone()) {
+            self.misspelt.push(Path(table.to_vec()).key(meant));
+        }
+        self.at_key(path, format!("unknown key{}", suggestion(written, known)));
+    }
+
+    /// The table at `path` lacks a key. Not said where another key there looks like it: that says it better.
+    pub(super) fn missing_key(&mut self, path: &Path, key: &str) {
+        self.at(path, missing(key));
     }
 
     fn push(&mut self, offset: usize, path: &Path, what: String) {
@@ -171,11 +190,22 @@ impl<'a> Report<'a> {
     }
 
     pub(super) fn into_errors(mut self) -> ConfigErrors {
+        for meant in &self.misspelt {
+            if let Some((Step::Key(key), table)) = meant.0.split_last() {
+                let what = missing(key);
+                self.found
+                    .retain(|(_, at, problem)| at.0 != table || problem.what != what);
+            }
+        }
         self.found.sort_by_key(|(offset, ..)| *offset);
         ConfigErrors {
             problems: self.found.into_iter().map(|(_, _, problem)| problem).collect(),
         }
     }
+}
+
+fn missing(key: &str) -> String {
+    format!("the key \"{key}\" is missing")
 }
 
 /// Line and column of a byte offset, both from 1; the column counts characters.

@@ -48,7 +48,7 @@ pub(super) fn read<T: DeserializeOwned>(report: &mut Report<'_>, base: &Path) ->
         let path = locate::<T>(&node, &fault);
         if let What::Missing(key) = fault.what {
             if !taken.contains(&path.key(key)) {
-                report.at(&base.join(&path), format!("the key \"{key}\" is missing"));
+                report.missing_key(&base.join(&path), key);
             }
             if !stand_in::<T>(&mut node, &path, key, &fault) {
                 return None;
@@ -175,11 +175,8 @@ fn say<T: DeserializeOwned>(report: &mut Report<'_>, base: &Path, part: &Node, p
     let node = part.get(&path.0);
     let found = node.map_or_else(|| "nothing".to_owned(), |n| n.shown(&full));
     match &fault.what {
-        What::Unknown { key, known } => {
-            let what = format!("unknown key{}", suggestion(key, known.iter().copied()));
-            report.at_key(&full, what);
-        }
-        What::Missing(key) => report.at(&full, format!("the key \"{key}\" is missing")),
+        What::Unknown { known, .. } => report.unknown_key(&full, known.iter().copied()),
+        What::Missing(key) => report.missing_key(&full, key),
         What::Other { expected } => report.at(&full, format!("expected {expected}, found {found}")),
         What::Word { known } => {
             let written = node.and_then(Node::written).unwrap_or_default();

@@ -58,6 +58,18 @@ impl Site {
         )
     }
 
+    /// A switch on one of its secrets, polled as often as it may be.
+    pub(crate) fn key_vault_switch(
+        &mut self,
+        name: &str,
+        streams: &[&str],
+        secret: &str,
+        options: &str,
+    ) -> &mut Site {
+        let provider = self.key_vault_provider(secret);
+        self.switch(name, streams, options, &provider)
+    }
+
     /// Any request to it, past the wire.
     pub(crate) fn key_vault_call(&self, method: &str, path: &str, body: Value) -> Value {
         let (status, answer) = self.key_vault().call(method, path, body);

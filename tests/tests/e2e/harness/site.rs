@@ -125,7 +125,13 @@ impl Site {
         )
     }
 
-    fn switch(&mut self, name: &str, streams: &[&str], options: &str, provider: &str) -> &mut Site {
+    pub(super) fn switch(
+        &mut self,
+        name: &str,
+        streams: &[&str],
+        options: &str,
+        provider: &str,
+    ) -> &mut Site {
         let interval = if options.contains("interval") {
             ""
         } else {
