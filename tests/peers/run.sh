@@ -243,9 +243,9 @@ manifests() {
 
 # What /metrics says, read by the client library of OpenMetrics and linted by Prometheus.
 metrics() {
-    need_python_clients && need_promtool &&
-        need_tidegate && "$venv/bin/python" "$here/metrics.py" "$TIDEGATE_PEER_BINARY" \
-            >"$work/metrics.prom" && promtool check metrics <"$work/metrics.prom" &&
+    need_python_clients && need_promtool && need_tidegate &&
+        "$venv/bin/python" "$here/metrics.py" "$TIDEGATE_PEER_BINARY" >"$work/metrics.prom" &&
+        promtool check metrics <"$work/metrics.prom" &&
         echo "$(grep -c '^# TYPE' "$work/metrics.prom") families hold"
 }
 
@@ -254,7 +254,13 @@ image() {
     need_store && "$here/image.sh"
 }
 
-# The life of a pod in the kubelet's order, 50 times under load.
+# Not one of PEERS: prints figures and judges nothing. Run it after `image`, which builds what is measured.
+footprint() {
+    need_store && python3 "$here/footprint.py" "${CARGO_TARGET_DIR:-$repository/target}/release/tidegate" | paste -sd ";"
+}
+
+# The life of a pod in the kubelet's order, 50 times under load. The whole workspace is named where one test is meant: with
+# the features of `cargo test --workspace`, what that has built is used again.
 rolling_restarts() {
     (cd "$repository" &&
         TIDEGATE_ROLLING_RESTARTS=50 \
