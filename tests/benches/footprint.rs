@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tidegate_devstore::{DevStore, Identity, KeyVaultOptions, Options, Proof, Rights};
 
 const STARTS: usize = 21;
-const POLLS: u64 = 60;
+const POLLS: u64 = 30;
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
