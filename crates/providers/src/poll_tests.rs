@@ -768,6 +768,38 @@ async fn a_jump_of_the_wall_clock_moves_an_end_and_never_releases_while_the_stor
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_jump_of_the_wall_clock_releases_anything_once_readings_are_stale() {
+    let text = r#"{"IsPaused": true, "until": "2027-01-15T09:00:00Z"}"#;
+    for on_stale in [OnAbsence::Keep, OnAbsence::Pause] {
+        for jumps in [[7200, -7200], [-7200, 7200]] {
+            let desk = Desk::new();
+            let store = Script::new(&desk, [good(text, 5), down()]);
+            let policy = Policy {
+                on_stale,
+                ..Policy::default()
+            };
+            desk.run(vec![(Switch { policy, ..ops() }, store.boxed())]);
+            // Past max_stale.
+            desk.at(ms(400_000)).await;
+            assert!(desk.switch().stale);
+            for (n, jump) in jumps.into_iter().enumerate() {
+                *desk.wall_offset.lock().unwrap() = jump;
+                desk.at(ms(500_000 + n as u64 * 100_000)).await;
+                assert_eq!(desk.stream(), State::Paused, "{on_stale:?} {jumps:?} at {jump}");
+            }
+            store.then(good(text, 5));
+            desk.at(ms(700_000)).await;
+            let expected = if jumps[1] > 0 {
+                State::Running
+            } else {
+                State::Paused
+            };
+            assert_eq!(desk.stream(), expected, "{on_stale:?} {jumps:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leftover_end_holds_without_expiry_and_warns() {
     let desk = Desk::new();
     let text = r#"{"IsPaused": true, "until": "2027-01-15T07:00:00Z"}"#;
