@@ -118,7 +118,8 @@ find_engine() {
     command -v podman >/dev/null && command -v runc >/dev/null || return 0
     local own=(podman --runtime runc --cgroup-manager cgroupfs --events-backend file --storage-driver vfs
         --root "$work/storage" --runroot "$work/runroot")
-    limits=(--ulimit host)
+    # What the engine would set by itself is more than a machine may give.
+    limits=(--ulimit nofile=1024:1024 --ulimit nproc=1024:1024)
     "${own[@]}" info >/dev/null 2>&1 && engine=("${own[@]}")
 }
 
