@@ -15,7 +15,7 @@ work="$(mktemp -d)"
 store_pid=""
 trap 'stop_store; rm -rf "$work"' EXIT
 
-PEERS=(vault_hvac key_vault_azure twins flights haproxy hiatus_readme manifests metrics image rolling_restarts page)
+PEERS=(vault_hvac key_vault_azure twins flights haproxy hiatus_readme manifests metrics image rolling_restarts page brokers)
 
 # --- what peers need -------------------------------------------------------------------------------------------------
 
@@ -288,6 +288,18 @@ page_scale() {
     (cd "$repository" && cargo build --quiet --release --package tidegate) || return 1
     TIDEGATE_PEER_BINARY="${CARGO_TARGET_DIR:-$repository/target}/release/tidegate" \
         "$venv/bin/python" "$here/page_scale.py" | tee "$work/scale" >&2 && paste -sd ";" "$work/scale"
+}
+
+# Real brokers: long pauses, kills, groups, bad input. See docs/brokers.md. TIDEGATE_BROKER_PAUSE (seconds),
+# TIDEGATE_BROKER_ROUNDS and TIDEGATE_BROKER_MESSAGES make it longer.
+brokers() {
+    need_package nats-server && need_package redis-server || return 1
+    (cd "$repository" &&
+        cargo test --quiet --workspace --features e2e/brokers --test brokers -- --nocapture) \
+        >"$work/brokers.log" 2>&1 ||
+        { cat "$work/brokers.log" >&2; return 1; }
+    grep -E '^(nats|redis): ' "$work/brokers.log"
+    grep -oE '[0-9]+ passed' "$work/brokers.log"
 }
 
 # --- all of them -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
 //! What a configuration says of a stream, and one place that builds it.
+use crate::broker_config::{
+    self, BadBroker, NatsSinkConfig, NatsSourceConfig, RedisSinkConfig, RedisSourceConfig,
+};
 use crate::connectors::{
     Accept, AnySink, AnySource, BadTarget, FileSink, FileSource, HttpSink, HttpSource, HttpTarget,
     StdinSource, StdoutSink, Webhook,
@@ -6,6 +9,7 @@ use crate::connectors::{
 use crate::dead_letter::DeadLetters;
 use crate::event::Stage;
 use crate::hold::Limits;
+use crate::pace::Pace;
 use crate::stages::{BadExpression, Count, Filter, Map};
 use crate::stream::Pipeline;
 use crate::supervisor::Stream;
@@ -13,6 +17,7 @@ use secrecy::SecretString;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,10 +38,20 @@ pub struct StreamConfig {
     pub stages: Vec<StageConfig>,
     /// Where they go.
     pub sink: SinkConfig,
+    /// For `resume_ramp` after each resume, let so many events a second pass at most. Unset: as fast as it goes.
+    #[serde(default)]
+    pub resume_rate: Option<NonZeroU32>,
+    /// How long `resume_rate` holds.
+    #[serde(default = "a_minute", deserialize_with = "duration")]
+    pub resume_ramp: Duration,
     /// Where those go that nobody can take. Unset: a file in `state_dir`; without that either, the first such
     /// event stops the stream as `failed`.
     #[serde(default)]
     pub dead_letter: Option<PathBuf>,
+}
+
+fn a_minute() -> Duration {
+    Duration::from_secs(60)
 }
 
 /// `[stream.source]`.
@@ -49,6 +64,10 @@ pub enum SourceConfig {
     File(FileSourceConfig),
     /// Bodies that are posted to a path.
     Http(HttpSourceConfig),
+    /// A NATS JetStream consumer.
+    Nats(NatsSourceConfig),
+    /// A Redis Streams consumer group.
+    Redis(RedisSourceConfig),
 }
 
 /// `type = "stdin"`.
@@ -150,6 +169,10 @@ pub enum SinkConfig {
     File(FileSinkConfig),
     /// Requests to an endpoint.
     Http(HttpSinkConfig),
+    /// A NATS JetStream subject.
+    Nats(NatsSinkConfig),
+    /// A Redis Stream.
+    Redis(RedisSinkConfig),
 }
 
 /// `type = "stdout"`.
@@ -192,11 +215,11 @@ fn one() -> usize {
     1
 }
 
-fn ten_seconds() -> Duration {
+pub(crate) fn ten_seconds() -> Duration {
     Duration::from_secs(10)
 }
 
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+pub(crate) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     humantime::parse_duration(&text).map_err(|_| {
         D::Error::custom(format!(
@@ -257,6 +280,26 @@ pub enum BuildError {
         /// What is wrong.
         source: BadTarget,
     },
+    /// Its broker has no address.
+    #[error("stream \"{stream}\", {part}: {source}")]
+    Broker {
+        /// The stream.
+        stream: String,
+        /// `source` or `sink`.
+        part: &'static str,
+        /// What is wrong.
+        source: BadBroker,
+    },
+    /// This build was made without its broker.
+    #[error(
+        "stream \"{stream}\": this tidegate was built without {broker}: build it with the feature \"{broker}\""
+    )]
+    NotBuilt {
+        /// The stream.
+        stream: String,
+        /// The feature.
+        broker: &'static str,
+    },
     /// Its state has no place.
     #[error("stream \"{stream}\": {source}")]
     State {
@@ -289,11 +332,22 @@ pub fn build(
     // Whatever can fail comes before the place on the board is taken.
     let offsets = match config.source {
         SourceConfig::File(_) => place("offsets", "ledger")?,
-        SourceConfig::Stdin(_) | SourceConfig::Http(_) => None,
+        _ => None,
     };
     let webhook = match &config.source {
         SourceConfig::Http(c) => Some(webhook(&config.name, c)?),
-        SourceConfig::Stdin(_) | SourceConfig::File(_) => None,
+        _ => None,
+    };
+    let (broker, limits) = match &config.source {
+        SourceConfig::Nats(c) => (
+            Some(broker_config::nats_source(&config.name, c)?),
+            broker_config::limits(c.prefetch, c.prefetch_bytes),
+        ),
+        SourceConfig::Redis(c) => (
+            Some(broker_config::redis_source(&config.name, c)?),
+            broker_config::limits(c.prefetch, c.prefetch_bytes),
+        ),
+        _ => (None, Limits::default()),
     };
     let sink = match &config.sink {
         SinkConfig::Stdout(StdoutSinkConfig {}) => AnySink::Stdout(StdoutSink::new()),
@@ -315,6 +369,8 @@ pub fn build(
             })?;
             AnySink::Http(Box::new(sink))
         }
+        SinkConfig::Nats(c) => broker_config::nats_sink(&config.name, c)?,
+        SinkConfig::Redis(c) => broker_config::redis_sink(&config.name, c)?,
     };
     let stages = stages(config)?;
     let dead_letters = match &config.dead_letter {
@@ -322,13 +378,14 @@ pub fn build(
         None => place("dead_letters", "jsonl")?.map_or_else(DeadLetters::none, DeadLetters::at),
     };
     let member = holds.register(config.name.as_str(), Kind::Stream)?;
-    let source = match (&config.source, webhook) {
-        (SourceConfig::Stdin(c), _) => AnySource::Stdin(StdinSource::new(c.max_line)),
-        (SourceConfig::File(c), _) => {
+    let source = match (&config.source, webhook, broker) {
+        (_, _, Some(broker)) => broker,
+        (SourceConfig::Stdin(c), ..) => AnySource::Stdin(StdinSource::new(c.max_line)),
+        (SourceConfig::File(c), ..) => {
             AnySource::File(Box::new(FileSource::new(&c.path, c.follow, c.max_line, offsets)))
         }
-        (SourceConfig::Http(_), webhook) => {
-            // Made above for exactly this arm.
+        (_, webhook, None) => {
+            // Made above for exactly this arm, the last that is neither a file nor a broker.
             let webhook = webhook.expect("a source of this type has a webhook");
             AnySource::Http(Box::new(HttpSource::new(webhook, member.gate())))
         }
@@ -340,7 +397,13 @@ pub fn build(
             stages,
             sink,
             dead_letters,
-            limits: Limits::default(),
+            limits: Limits {
+                pace: config.resume_rate.map(|rate| Pace {
+                    rate,
+                    ramp: config.resume_ramp,
+                }),
+                ..limits
+            },
         },
     ))
 }

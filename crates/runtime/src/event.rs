@@ -184,7 +184,7 @@ pub trait Settle: Clone + Send + Sync + 'static {
     }
 
     /// The terms of its leases, for a source whose broker takes events back unless it hears of them; the driver then
-    /// keeps them while they are unfinished. `None` where there are none, or they are not known yet.
+    /// keeps them while they are unfinished. `None` where there never are any.
     fn terms(&self) -> Option<Terms> {
         None
     }
@@ -200,8 +200,8 @@ pub trait Settle: Clone + Send + Sync + 'static {
         async { Ok(0) }
     }
 
-    /// The leases that were last renewed at or before a moment are over: [`Settle::ours`] denies them from here on.
-    /// Answers how many.
+    /// The leases that were last renewed at or before a moment are over: [`Settle::ours`] denies them from here on,
+    /// apart from those past the gate. Answers how many.
     fn expire(&self, _before: Instant) -> usize {
         0
     }

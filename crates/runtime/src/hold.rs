@@ -1,5 +1,6 @@
 //! The bounded hold between a source and the gate, and the demand that keeps it bounded.
 use crate::event::{Batch, Token};
+use crate::pace::Pace;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,6 +16,8 @@ pub struct Limits {
     pub events: usize,
     /// Bytes of their payloads.
     pub bytes: usize,
+    /// How fast they pass for a while after a resume; `None`: as fast as it goes.
+    pub pace: Option<Pace>,
 }
 
 impl Default for Limits {
@@ -22,6 +25,7 @@ impl Default for Limits {
         Limits {
             events: 8192,
             bytes: 4 << 20,
+            pace: None,
         }
     }
 }
@@ -182,6 +186,14 @@ impl Hold {
         self.inner().parking = true;
         self.turns
             .send_modify(|turn| turn.parks = turn.parks.wrapping_add(1));
+    }
+
+    /// The gate is open: what was given back is being fetched again.
+    pub(crate) fn unpark(&self) {
+        let mut inner = self.inner();
+        if std::mem::take(&mut inner.parked) {
+            self.publish(&inner);
+        }
     }
 
     /// The lane has given back what it was asked to.

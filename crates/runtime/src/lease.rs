@@ -123,12 +123,7 @@ pub(crate) async fn keep<T: Settle>(member: &Member, hold: &Arc<Hold>, settle: &
     let mut failed: Option<Instant> = None;
     loop {
         let Some(terms) = settle.terms() else {
-            // Not connected yet, or a source without leases: cheap enough to ask again.
-            match settle.may_lose() {
-                true => tokio::time::sleep(LOOK).await,
-                false => std::future::pending().await,
-            }
-            continue;
+            return std::future::pending().await;
         };
         member.meter().set_lease(Some(LeaseTerms {
             term: terms.lasts,
@@ -142,6 +137,9 @@ pub(crate) async fn keep<T: Settle>(member: &Member, hold: &Arc<Hold>, settle: &
             parkable: hold.parkable(),
             failed,
         };
+        if !standing.paused {
+            hold.unpark();
+        }
         match plan(&terms, out, standing, now) {
             Step::Wait(wait) => tokio::time::sleep(wait).await,
             Step::Extend(before) => match settle.extend(before).await {
@@ -195,6 +193,8 @@ struct Lease<H> {
     handle: H,
     arrived: Instant,
     renewed: Instant,
+    /// It is past the gate: its effect may be half done, or done and not acknowledged.
+    claimed: bool,
 }
 
 impl<H> Clone for Leases<H> {
@@ -239,6 +239,7 @@ impl<H: Clone> Leases<H> {
             handle,
             arrived: now,
             renewed: now,
+            claimed: false,
         };
         match ledger.out.entry(key(token)) {
             std::collections::hash_map::Entry::Vacant(entry) => {
@@ -246,8 +247,12 @@ impl<H: Clone> Leases<H> {
                 true
             }
             std::collections::hash_map::Entry::Occupied(mut entry) => {
-                let arrived = entry.get().arrived;
-                entry.insert(Lease { arrived, ..lease });
+                let Lease { arrived, claimed, .. } = *entry.get();
+                entry.insert(Lease {
+                    arrived,
+                    claimed,
+                    ..lease
+                });
                 false
             }
         }
@@ -257,6 +262,18 @@ impl<H: Clone> Leases<H> {
     pub fn has(&self, token: &Token) -> bool {
         let ledger = self.ledger();
         token.epoch == ledger.epoch && ledger.out.contains_key(&key(token))
+    }
+
+    /// Whether it is still this process's to settle; if so, it passes the gate now, and is not given up any more
+    /// because its lease is over: the broker may hand it out again to this process, which then knows that it has it.
+    pub fn claim(&self, token: &Token) -> bool {
+        let mut ledger = self.ledger();
+        let epoch = ledger.epoch;
+        let lease = ledger.out.get_mut(&key(token)).filter(|_| token.epoch == epoch);
+        lease.is_some_and(|lease| {
+            lease.claimed = true;
+            true
+        })
     }
 
     /// Whether nothing is out.
@@ -327,11 +344,25 @@ impl<H: Clone> Leases<H> {
             .count()
     }
 
-    /// Forgets those that were last renewed at or before a moment. Returns how many.
-    pub fn expire(&self, before: Instant) -> usize {
+    /// Forgets everything of these partitions: another member of the group has them.
+    pub fn revoke(&self, partitions: &[u32]) {
+        let mut ledger = self.ledger();
+        ledger
+            .out
+            .retain(|(partition, _), _| !partitions.contains(partition));
+    }
+
+    /// Forgets those that were last renewed at or before a moment. Returns how many. Those past the gate stay, and
+    /// count as renewed now, so that they are tried again.
+    pub fn expire(&self, before: Instant, now: Instant) -> usize {
         let mut ledger = self.ledger();
         let was = ledger.out.len();
-        ledger.out.retain(|_, lease| lease.renewed > before);
+        ledger.out.retain(|_, lease| {
+            if lease.renewed <= before && lease.claimed {
+                lease.renewed = now;
+            }
+            lease.renewed > before
+        });
         was - ledger.out.len()
     }
 }

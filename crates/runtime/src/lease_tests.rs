@@ -174,7 +174,7 @@ fn a_lease_is_ours_until_it_is_settled_lost_expired_or_of_an_earlier_opening() {
     assert_eq!(due.len(), 2);
     assert_eq!(leases.lost(&[due[0].0]), 1);
     leases.renewed(&[due[1].0, due[0].0], start + secs(9));
-    assert_eq!(leases.expire(start + secs(3)), 1);
+    assert_eq!(leases.expire(start + secs(3), start + secs(20)), 1);
     let ours = |epoch| {
         (0..5)
             .filter(|p| leases.has(&token(epoch, *p)))
@@ -186,4 +186,22 @@ fn a_lease_is_ours_until_it_is_settled_lost_expired_or_of_an_earlier_opening() {
     assert_eq!(ours(1), [2, 4]);
     leases.begin(2);
     assert!(leases.is_empty() && leases.outstanding().is_none());
+}
+
+#[test]
+fn what_is_past_the_gate_is_not_given_up_when_its_lease_is_over() {
+    let leases = Leases::default();
+    leases.begin(1);
+    let start = Instant::now();
+    leases.add(&token(1, 1), "first", start);
+    leases.add(&token(1, 2), "first", start);
+    assert!(leases.claim(&token(1, 1)) && !leases.claim(&token(2, 1)) && !leases.claim(&token(1, 9)));
+    let later = start + secs(500);
+    assert_eq!(leases.expire(start, later), 1);
+    assert!(leases.has(&token(1, 1)) && !leases.has(&token(1, 2)));
+    assert_eq!(leases.outstanding().unwrap().stalest, later);
+    // The broker hands both out again: the one is known, the other is news.
+    assert!(!leases.add(&token(1, 1), "second", later));
+    assert!(leases.add(&token(1, 2), "second", later));
+    assert_eq!(leases.handles(&[token(1, 1)]), ["second"]);
 }

@@ -28,6 +28,7 @@
 //! assert_eq!(sink.events()[0].payload, "an event");
 //! # }
 //! ```
+mod broker_config;
 mod config;
 mod connectors;
 mod dead_letter;
@@ -35,11 +36,15 @@ mod event;
 mod hold;
 mod lease;
 mod life;
+mod pace;
 mod stages;
 mod stream;
 mod supervisor;
 mod together;
 
+pub use broker_config::{
+    BadBroker, NatsAuth, NatsSinkConfig, NatsSourceConfig, RedisSinkConfig, RedisSourceConfig,
+};
 pub use config::{
     BuildError, CountStageConfig, FileSinkConfig, FileSourceConfig, HttpSinkConfig, HttpSourceConfig,
     JqStageConfig, SinkConfig, SourceConfig, StageConfig, StdinSourceConfig, StdoutSinkConfig, StreamConfig,
@@ -50,6 +55,10 @@ pub use connectors::{
     HttpSink, HttpSource, HttpTarget, MemorySettle, MemorySink, MemorySource, StdinSettle, StdinSource,
     StdoutSink, Webhook, memory,
 };
+#[cfg(feature = "nats")]
+pub use connectors::{NatsConsumer, NatsSettle, NatsSink, NatsSource, NatsTarget};
+#[cfg(feature = "redis")]
+pub use connectors::{RedisConsumer, RedisSettle, RedisSink, RedisSource, RedisTarget};
 pub use dead_letter::DeadLetters;
 pub use event::{
     Batch, Event, Fetched, Poison, Settle, SettleError, Sink, SinkError, Source, SourceError, Stage, Stages,
@@ -57,6 +66,7 @@ pub use event::{
 };
 pub use hold::{Ask, Demand, Limits};
 pub use lease::{LeaseId, Leases, Outstanding, Terms};
+pub use pace::Pace;
 pub use stages::{BadExpression, Count, Filter, Map};
 pub use stream::{Outcome, Pipeline, Report, drive};
 pub use supervisor::{Stream, Supervisor, herald};

@@ -11,6 +11,7 @@ use crate::event::{
 use crate::hold::{Demand, Hold, Limits, Turn};
 use crate::lease::keep;
 use crate::life::{Effect, Health, Input, Part, Vital, backoff, step};
+use crate::pace::Pacer;
 use crate::together::{together, turn};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -122,6 +123,8 @@ pub(crate) async fn drive_counted<S: Source, G: Stages, K: Sink>(
         parked: Batch::default(),
         pending: Pending::default(),
         dead_row: 0,
+        pacer: Pacer::new(limits.pace),
+        allowed: usize::MAX,
     };
     {
         let told = async {
@@ -341,6 +344,7 @@ impl Pending {
 
     /// Drops what is not written yet of events that are not `ours`, and their acknowledgements.
     fn retain(&mut self, ours: impl Fn(&Token) -> bool) {
+        self.lines = None;
         let source = |token: &Token| Token { part: 0, ..*token };
         let mut at = 0;
         let written = self.written;
@@ -380,6 +384,9 @@ struct Worker<'a, T, G, K> {
     parked: Batch,
     pending: Pending,
     dead_row: u32,
+    pacer: Pacer,
+    /// How many events the pace lets pass in this run.
+    allowed: usize,
 }
 
 impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
@@ -428,6 +435,17 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
                 () = std::future::ready(()), if leaving => return,
                 () = quit.cancelled() => continue,
             };
+            if !self.pacer.is_idle() && self.pending.is_empty() && !leaving {
+                let generation = self.member.gate().sight().generation;
+                match self.pacer.allow(generation, self.member.now().mono) {
+                    Ok(most) => self.allowed = most,
+                    Err(wait) => {
+                        drop(run);
+                        self.rest(wait, &mut turns).await;
+                        continue;
+                    }
+                }
+            }
             let next = self.attempt(&run).await;
             self.member.meter().set_activity(None);
             self.held();
@@ -537,6 +555,9 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
     async fn attempt(&mut self, run: &Run<'_>) -> Next {
         if self.pending.is_empty() {
             self.admit(run).await;
+            if !self.pacer.is_idle() {
+                self.pacer.passed(self.pending.done.len());
+            }
             if self.pending.is_empty() {
                 return Next::Yield;
             }
@@ -638,7 +659,7 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
 
     /// Takes parked events through the stages, as many as one attempt carries.
     async fn admit(&mut self, run: &Run<'_>) {
-        let most = self.sink.batch().max(1);
+        let most = self.sink.batch().max(1).min(self.allowed);
         let Pending {
             out,
             lines,

@@ -338,7 +338,7 @@ fn without_user(url: &str) -> String {
 }
 
 /// A stream's name as a part of a header.
-fn key_part(name: &str) -> String {
+pub(super) fn key_part(name: &str) -> String {
     let mut part = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-') {

@@ -7,6 +7,18 @@ mod http_sink;
 mod http_source;
 mod lines;
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(feature = "nats")]
+mod nats_sink;
+#[cfg(feature = "nats")]
+mod nats_source;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "redis")]
+mod redis_sink;
+#[cfg(feature = "redis")]
+mod redis_source;
 mod stdin;
 mod stdout;
 
@@ -15,6 +27,18 @@ pub use file_source::{FileSettle, FileSource};
 pub use http_sink::{BadTarget, HttpSink, HttpTarget};
 pub use http_source::{Accept, HttpSettle, HttpSource, Webhook};
 pub use memory::{Feeder, MemorySettle, MemorySink, MemorySource, memory};
+#[cfg(feature = "nats")]
+pub use nats::NatsTarget;
+#[cfg(feature = "nats")]
+pub use nats_sink::NatsSink;
+#[cfg(feature = "nats")]
+pub use nats_source::{NatsConsumer, NatsSettle, NatsSource};
+#[cfg(feature = "redis")]
+pub use redis::RedisTarget;
+#[cfg(feature = "redis")]
+pub use redis_sink::RedisSink;
+#[cfg(feature = "redis")]
+pub use redis_source::{RedisConsumer, RedisSettle, RedisSource};
 pub use stdin::{StdinSettle, StdinSource};
 pub use stdout::StdoutSink;
 
@@ -33,6 +57,10 @@ pub enum AnySource {
     File(Box<FileSource>),
     Http(Box<HttpSource>),
     Memory(MemorySource),
+    #[cfg(feature = "nats")]
+    Nats(Box<NatsSource>),
+    #[cfg(feature = "redis")]
+    Redis(Box<RedisSource>),
 }
 
 /// The other handle of an [`AnySource`].
@@ -43,6 +71,10 @@ pub enum AnySettle {
     File(FileSettle),
     Http(HttpSettle),
     Memory(MemorySettle),
+    #[cfg(feature = "nats")]
+    Nats(NatsSettle),
+    #[cfg(feature = "redis")]
+    Redis(RedisSettle),
 }
 
 /// Any sink that a configuration can name.
@@ -53,6 +85,10 @@ pub enum AnySink {
     File(Box<FileSink>),
     Http(Box<HttpSink>),
     Memory(MemorySink),
+    #[cfg(feature = "nats")]
+    Nats(Box<NatsSink>),
+    #[cfg(feature = "redis")]
+    Redis(Box<RedisSink>),
 }
 
 macro_rules! each {
@@ -65,6 +101,10 @@ macro_rules! each {
             AnySource::File($one) => $do,
             AnySource::Http($one) => $do,
             AnySource::Memory($one) => $do,
+            #[cfg(feature = "nats")]
+            AnySource::Nats($one) => $do,
+            #[cfg(feature = "redis")]
+            AnySource::Redis($one) => $do,
         }
     };
     (@AnySettle, $self:expr, $one:ident => $do:expr) => {
@@ -73,6 +113,10 @@ macro_rules! each {
             AnySettle::File($one) => $do,
             AnySettle::Http($one) => $do,
             AnySettle::Memory($one) => $do,
+            #[cfg(feature = "nats")]
+            AnySettle::Nats($one) => $do,
+            #[cfg(feature = "redis")]
+            AnySettle::Redis($one) => $do,
         }
     };
     (@AnySink, $self:expr, $one:ident => $do:expr) => {
@@ -81,6 +125,10 @@ macro_rules! each {
             AnySink::File($one) => $do,
             AnySink::Http($one) => $do,
             AnySink::Memory($one) => $do,
+            #[cfg(feature = "nats")]
+            AnySink::Nats($one) => $do,
+            #[cfg(feature = "redis")]
+            AnySink::Redis($one) => $do,
         }
     };
 }
@@ -98,6 +146,10 @@ impl Source for AnySource {
             AnySource::File(s) => AnySettle::File(s.settle()),
             AnySource::Http(s) => AnySettle::Http(s.settle()),
             AnySource::Memory(s) => AnySettle::Memory(s.settle()),
+            #[cfg(feature = "nats")]
+            AnySource::Nats(s) => AnySettle::Nats(s.settle()),
+            #[cfg(feature = "redis")]
+            AnySource::Redis(s) => AnySettle::Redis(s.settle()),
         }
     }
 

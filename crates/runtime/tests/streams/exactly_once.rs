@@ -44,6 +44,7 @@ async fn play(steps: Vec<Step>, failures: Vec<bool>, batch: usize, limit: usize,
     let limits = Limits {
         events: limit,
         bytes: 1 << 20,
+        ..Limits::default()
     };
     let (_stop, task) = match staged {
         true => run(

@@ -178,6 +178,10 @@ impl Settle for LeasedSettle {
         self.leases.has(event)
     }
 
+    fn claim(&self, event: &Token) -> bool {
+        self.leases.claim(event)
+    }
+
     fn terms(&self) -> Option<Terms> {
         Some(Terms {
             lasts: LEASE,
@@ -213,7 +217,7 @@ impl Settle for LeasedSettle {
     }
 
     fn expire(&self, before: Instant) -> usize {
-        self.leases.expire(before)
+        self.leases.expire(before, now())
     }
 
     async fn ack(&self, done: &[Token]) -> Result<(), SettleError> {
@@ -258,6 +262,7 @@ impl Scene {
             limits: Limits {
                 events: 20,
                 bytes: 1 << 20,
+                ..Limits::default()
             },
             ..pipeline(Leased::new(&broker, max_hold, faults), (), sink.clone())
         };

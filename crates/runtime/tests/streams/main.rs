@@ -6,6 +6,7 @@ mod files;
 mod http_sink;
 mod http_source;
 mod leased;
+mod pace;
 mod pausing;
 mod rig;
 mod stages;

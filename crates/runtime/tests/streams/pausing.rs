@@ -272,10 +272,12 @@ async fn a_firehose_fills_the_hold_and_not_the_memory() {
         Limits {
             events: 500,
             bytes: usize::MAX,
+            ..Limits::default()
         },
         Limits {
             events: usize::MAX,
             bytes: 500_000,
+            ..Limits::default()
         },
     ] {
         let board = Board::new();

@@ -58,6 +58,9 @@ pub(super) fn check(sections: &Sections, report: &mut Report<'_>) {
                     _ => report.quoting(&sink.key("url"), source.to_string()),
                 }
             }
+            Err(BuildError::Broker { part, source, .. }) => {
+                report.quoting(&path.key(part).key("url"), source.to_string());
+            }
             Err(error) => report.quoting(path, error.to_string()),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Two tiers. `raw` holds the keys as they are written, checked for kind only; [`Config`] holds ready values that have
 //! been checked against each other, so that nothing downstream asks again.
+mod brokers;
 mod fault;
 mod files;
 mod problem;

@@ -12,7 +12,7 @@ use tidegate_runtime::{
 };
 
 /// An attempt at a sink that takes longer keeps a stream `pausing` for as long.
-const LONGEST_ATTEMPT: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST_ATTEMPT: Duration = Duration::from_secs(3600);
 
 /// Reads and checks every `[[stream]]`.
 pub(super) fn streams(
@@ -103,6 +103,7 @@ fn check(report: &mut Report<'_>, path: &Path, config: &StreamConfig, taken: &mu
             report.at(&at, format!("expected a path such as \"/events\", found {found}"));
         }
     }
+    super::brokers::source(report, &source, &config.source);
     let stages = elements_in(report, path, "stage");
     // One that could not be read is reported and missing in the list, and the places would not fit.
     if stages.len() == config.stages.len() {
@@ -133,6 +134,7 @@ fn check(report: &mut Report<'_>, path: &Path, config: &StreamConfig, taken: &mu
             );
         }
     }
+    super::brokers::sink(report, &sink, &config.sink);
     if let Some(file) = &config.dead_letter {
         written.push((path.key("dead_letter"), file));
     }
