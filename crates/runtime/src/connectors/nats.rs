@@ -36,11 +36,16 @@ impl NatsTarget {
         if self.url.contains('@') {
             return Err(bad("neither user nor password in it: say `auth`"));
         }
-        let servers: Result<Vec<ServerAddr>, _> = self.url.split(',').map(|url| url.trim().parse()).collect();
-        match servers {
-            Ok(servers) if servers.iter().all(|s| matches!(s.scheme(), "nats" | "tls")) => Ok(servers),
-            _ => Err(bad("nats:// or tls:// and a host")),
-        }
+        let expected = "nats:// or tls:// and a host";
+        let one = |url: &str| {
+            let host = url.strip_prefix("nats://").or_else(|| url.strip_prefix("tls://"));
+            // The library takes what has no scheme, or no host, for something.
+            match host {
+                Some(host) if !host.is_empty() => url.parse().map_err(|_| bad(expected)),
+                _ => Err(bad(expected)),
+            }
+        };
+        self.url.split(',').map(|url| one(url.trim())).collect()
     }
 
     /// Connects, or says why not; the client then reconnects by itself for as long as it lives.
