@@ -3,8 +3,10 @@
 //!
 //! The tests themselves are in `tests/tests/`, the measurements in `tests/benches/`.
 pub mod appender;
+pub mod fault_proxy;
 pub mod flag;
 pub mod flatness;
+pub mod pki;
 pub mod posts;
 pub mod proc;
 pub mod rows;

@@ -9,6 +9,7 @@
     reason = "a test stops at the first surprise, and says which target it judged"
 )]
 
+mod key_vault;
 mod readings;
 mod scenes;
 mod target;

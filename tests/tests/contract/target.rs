@@ -23,7 +23,7 @@ pub(crate) struct Target {
     _server: Option<Child>,
 }
 
-fn env(name: &str) -> Option<String> {
+pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 

@@ -238,7 +238,7 @@ fn network(error: &Error) -> String {
     let said = causes(error).find_map(|cause| cause.downcast_ref::<reqwest::Error>());
     match said {
         Some(said) => format!("no usable answer: {}", chain(said)),
-        None => "no usable answer".to_owned(),
+        None => "no usable answer came in time".to_owned(),
     }
 }
 

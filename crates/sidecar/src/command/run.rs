@@ -14,6 +14,10 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<u8> {
         Ok(config) => config,
         Err(code) => return Ok(code),
     };
+    // Shells and service managers hand out 1,024, fewer than the connections that one listener takes.
+    if let Err(error) = tidegate_http::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is: raise it if connections are refused");
+    }
     let stop = stop_on_signal()?;
     let app = match App::build(&config, clock()).await {
         Ok(app) => app,
