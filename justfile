@@ -41,9 +41,17 @@ ci:
 bench:
     cargo bench -p tidegate-gate
 
+# Everything at once for so many minutes, and whether anything drifts. Figures: docs/reliability.md.
+soak minutes="60":
+    cargo bench -p e2e --profile release --bench soak -- --minutes {{minutes}}
+
 # Bans, sources and licences of dependencies (cargo install cargo-deny).
 deny:
     cargo deny check bans sources licenses
+
+# A CycloneDX bill of materials beside crates/sidecar/Cargo.toml (cargo install cargo-cyclonedx).
+sbom:
+    cargo cyclonedx --manifest-path crates/sidecar/Cargo.toml --format json
 
 # What is shipped: link-time optimisation, no debug info.
 dist:

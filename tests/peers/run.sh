@@ -16,7 +16,7 @@ store_pid=""
 trap 'stop_store; rm -rf "$work"' EXIT
 
 PEERS=(vault_hvac key_vault_azure twins flights haproxy hiatus_readme manifests metrics image rolling_restarts page
-    brokers real_vault real_key_vault faults hostile)
+    brokers real_vault real_key_vault faults hostile soak)
 
 # --- what peers need -------------------------------------------------------------------------------------------------
 
@@ -376,6 +376,14 @@ brokers() {
         { cat "$work/brokers.log" >&2; return 1; }
     grep -E '^(nats|redis): ' "$work/brokers.log"
     grep -oE '[0-9]+ passed' "$work/brokers.log"
+}
+
+# A minute of everything at once, and whether anything drifts; then the same with five faults planted, each of which must
+# be found.
+soak() {
+    local soak=(cargo bench --quiet --workspace --locked --profile dev --bench soak --)
+    (cd "$repository" && "${soak[@]}" --minutes 1) >"$work/soak.log" 2>&1 || { cat "$work/soak.log" >&2; return 1; }
+    (cd "$repository" && "${soak[@]}" --twins)
 }
 
 # --- all of them -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 //!
 //! The tests themselves are in `tests/tests/`, the measurements in `tests/benches/`.
 pub mod appender;
+pub mod drift;
 pub mod fault_proxy;
 pub mod flag;
 pub mod flatness;

@@ -42,3 +42,19 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
     }
     Ok(Duration::from_nanos(nanos))
 }
+
+/// How many file descriptors are open.
+///
+/// # Errors
+/// If the process has ended.
+pub fn descriptors(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+/// How many threads live.
+///
+/// # Errors
+/// If the process has ended.
+pub fn threads(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/task"))?.count())
+}

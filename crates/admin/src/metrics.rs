@@ -542,6 +542,17 @@ impl Collector for Process {
                 most,
             )?;
         }
+        // A scrape is answered inside the runtime.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let alive = runtime.metrics().num_alive_tasks() as u64;
+            one(
+                e,
+                "tidegate_tasks",
+                "Tasks that live, connections among them",
+                None,
+                alive,
+            )?;
+        }
         Ok(())
     }
 }
