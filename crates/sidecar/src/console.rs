@@ -25,6 +25,7 @@ pub(crate) enum Style {
 
 impl Style {
     /// The style that fits standard output, with `NO_COLOR` honoured.
+    #[cfg(feature = "devstore")]
     pub(crate) fn of_stdout() -> Style {
         Style::of(std::io::stdout().is_terminal())
     }
