@@ -99,7 +99,15 @@ fn the_example_loads() {
     assert_eq!(config.gates[0].listen, "0.0.0.0:8080".parse::<Address>().unwrap());
     assert_eq!(
         config.names().collect::<Vec<_>>(),
-        ["orders", "console", "webhooks", "app", "reports"]
+        [
+            "orders",
+            "console",
+            "webhooks",
+            "shipments",
+            "payments",
+            "app",
+            "reports"
+        ]
     );
 }
 
