@@ -324,7 +324,7 @@ async fn answer(
             return endless(client, b"", &b"HTTP/1.1 100 Continue\r\n\r\n".repeat(256), sent).await;
         }
         Fault::Replay => lock(&shared.remembered).clone(),
-        Fault::ReplayByTurns if watched && shared.turns.fetch_add(1, Relaxed) % 2 == 0 => {
+        Fault::ReplayByTurns if watched && shared.turns.fetch_add(1, Relaxed).is_multiple_of(2) => {
             lock(&shared.remembered).clone()
         }
         Fault::ReplayAsNew => as_new(&lock(&shared.remembered).clone()),
