@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::routing::get;
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
@@ -97,7 +97,7 @@ async fn main() {
     let on_router = app().layer(count.clone());
     // What axum asks for any layer on a router that touches the body.
     let idle = app().layer(MapResponseLayer::new(|answer: Response<Body>| {
-        answer.map(|body| body.map_frame(|frame| frame))
+        answer.map(|body| Limited::new(body, usize::MAX))
     }));
     let mut sends = [
         connected(plain.clone()).await,
