@@ -7,6 +7,7 @@ mod calls;
 mod drill;
 mod history;
 mod hostile;
+mod markup;
 mod observability;
 mod page;
 mod records;

@@ -111,19 +111,36 @@ fn wrong(known: &Known, expression: &str) -> Vec<String> {
 }
 
 fn deployed(file: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/observability");
-    let path = folder.join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../deploy")
+        .join(file);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn of_the_alerts() -> Vec<String> {
-    let text = deployed("alerts.yaml");
-    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
-    lines.map(str::to_owned).collect()
+/// The expressions of a file of rules, also those that go over several lines.
+fn of_the_rules(file: &str) -> Vec<String> {
+    let text = deployed(file);
+    let mut expressions: Vec<String> = Vec::new();
+    let mut inside = false;
+    for line in text.lines().map(str::trim) {
+        let begins = line.strip_prefix("expr:");
+        inside = begins.is_some()
+            || (inside
+                && !["for:", "labels:", "annotations:"]
+                    .iter()
+                    .any(|key| line.starts_with(key)));
+        match (begins, expressions.last_mut()) {
+            (Some(first), _) => expressions.push(first.trim_matches([' ', '>', '-']).to_owned()),
+            (None, Some(last)) if inside => last.push_str(line),
+            _ => {}
+        }
+    }
+    assert_eq!(expressions.len(), text.matches("- alert:").count(), "{file}");
+    expressions
 }
 
 fn of_the_dashboard() -> Vec<String> {
-    let dashboard: Value = serde_json::from_str(&deployed("dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&deployed("observability/dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let targets = panels.flat_map(|p| p["targets"].as_array().unwrap());
     let variables = dashboard["templating"]["list"].as_array().unwrap().iter();
@@ -138,15 +155,16 @@ fn of_the_dashboard() -> Vec<String> {
 #[tokio::test]
 async fn every_alert_and_panel_asks_for_what_there_is() {
     let known = eventful().await;
-    let (alerts, dashboard) = (of_the_alerts(), of_the_dashboard());
+    let (mut alerts, dashboard) = (of_the_rules("observability/alerts.yaml"), of_the_dashboard());
     assert!(
         alerts.len() >= 10 && dashboard.len() >= 20,
         "{} {}",
         alerts.len(),
         dashboard.len()
     );
-    let alarms = deployed("alerts.yaml").matches("- alert: ").count();
-    assert_eq!(alerts.len(), alarms, "an expression stands on a line of its own");
+    alerts.extend(of_the_rules(
+        "kubernetes/components/monitoring/prometheusrule.yaml",
+    ));
     for expression in alerts.iter().chain(&dashboard) {
         let asks = expression.contains("tidegate_") || expression.contains("process_");
         assert!(asks, "{expression}");
