@@ -1,5 +1,5 @@
 //! What tidegate's own reader makes of a Key Vault's answers: at the dev store, or with `TIDEGATE_TEST_TARGET=key_vault` at
-//! a real vault or at Lowkey Vault.
+//! a real vault.
 use crate::target::env;
 use secrecy::SecretString;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! One contract, judged at three targets: the dev store, a real Vault or OpenBao, a real Key Vault or Lowkey Vault.
+//! One contract, judged at three targets: the dev store, a real Vault or OpenBao, a real Key Vault.
 //!
 //! `cargo test` runs it at the dev store. `TIDEGATE_TEST_TARGET=vault` runs the Vault half at a real server (`target.rs` says
 //! which), `TIDEGATE_TEST_TARGET=key_vault` the Key Vault half; `tests/peers/run.sh` does both. The transcripts in
