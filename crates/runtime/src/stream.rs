@@ -151,6 +151,7 @@ pub(crate) async fn drive_counted<S: Source, G: Stages, K: Sink>(
         }
     }
 
+    worker.settle_done().await;
     let left = worker.leave();
     let mut report = Report {
         stream: member.name().clone(),
@@ -733,31 +734,46 @@ impl<T: Settle, G: Stages, K: Sink> Worker<'_, T, G, K> {
 
     /// Too many dead letters in a row: acknowledges what is settled, and fails.
     async fn give_up(&mut self, why: &str) -> Next {
-        let Pending {
-            out,
-            written,
-            done,
-            poison,
-            ..
-        } = &self.pending;
-        let settled = match out.get(*written) {
-            Some(next) => done.iter().position(|t| {
+        self.settle_done().await;
+        Next::Fail(format!("{DEAD_IN_A_ROW} dead letters in a row, the last: {why}").into())
+    }
+
+    /// How many of the pending events, from the first, are done with: the sink has them, or the dead letter.
+    fn settled(&self) -> usize {
+        let pending = &self.pending;
+        let place = |token: &Token| {
+            let same = |t: &Token| {
                 Token {
-                    part: next.token.part,
+                    part: token.part,
                     ..*t
-                } == next.token
-            }),
-            None => None,
+                } == *token
+            };
+            pending.done.iter().position(same).unwrap_or(0)
         };
-        let settled = settled.unwrap_or(done.len() - usize::from(poison.is_some()));
-        if let Err(error) = self.settle.ack(&done[..settled]).await {
+        match (&pending.dead, pending.out.get(pending.written)) {
+            // Refused, and not written down yet.
+            (Some((event, _)), _) => place(&event.token),
+            (None, Some(next)) => place(&next.token),
+            (None, None) => pending
+                .done
+                .len()
+                .saturating_sub(usize::from(pending.poison.is_some())),
+        }
+    }
+
+    /// Acknowledges what is done with of a batch that goes no further: given back, it would come a second time.
+    async fn settle_done(&mut self) {
+        let settled = self.settled();
+        if settled == 0 {
+            return;
+        }
+        if let Err(error) = self.settle.ack(&self.pending.done[..settled]).await {
             tracing::warn!(stream = %self.member.name(), %error, "not acknowledged; a restart repeats them");
         } else {
             let passed = settled.saturating_sub(self.pending.dead_count);
             self.member.meter().add_events(passed as u64);
             self.pending.done.drain(..settled);
         }
-        Next::Fail(format!("{DEAD_IN_A_ROW} dead letters in a row, the last: {why}").into())
     }
 
     fn say_what_runs(&self) {

@@ -243,3 +243,23 @@ async fn a_source_at_its_end_stops_its_stream_with_everything_written() {
     assert_eq!(report.outcome, Outcome::Ended);
     assert_eq!(sink.payloads(), numbered(0..10));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_sink_took_of_an_attempt_that_failed_is_acknowledged_by_the_stop_and_not_given_back() {
+    let board = Board::new();
+    let member = board.member();
+    let (feeder, source) = fed(5).await;
+    let sink = Scripted::new(member.gate(), |attempt, _| match attempt {
+        0 => Act::Fail(3),
+        _ => Act::Fail(0),
+    });
+    let (stop, task) = run(&member, pipeline(source, (), sink.clone()));
+    sink.attempted(1).await;
+    // The retry waits, and behind the closed gate it never begins.
+    board.paused().await;
+    stop.cancel();
+    let report = report(task).await;
+    assert_eq!(report.given_back, 2);
+    assert_eq!(*feeder.acked().borrow(), 3);
+    assert_eq!(sink.payloads(), numbered(0..3));
+}
