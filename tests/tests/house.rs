@@ -102,3 +102,62 @@ fn every_direct_dependency_says_what_it_is_for() {
         assert!(told.contains(&name), "{name} is not in docs/dependencies.md");
     }
 }
+
+/// What `cargo deny check licenses sources` asks, for those who have not installed it: building that takes longer than all
+/// the rest of what lands must pass.
+#[test]
+fn every_crate_is_from_the_one_registry_under_a_licence_that_deny_toml_allows() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let rules = std::fs::read_to_string(format!("{root}/deny.toml")).unwrap();
+    let list = rules
+        .split("\nallow = [")
+        .nth(1)
+        .unwrap()
+        .split(']')
+        .next()
+        .unwrap();
+    let allowed: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    let out = Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--locked", "--format-version", "1"])
+        // Only what this platform needs has been fetched.
+        .args([
+            "--filter-platform",
+            &format!("{}-unknown-linux-gnu", std::env::consts::ARCH),
+        ])
+        .current_dir(root)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let all: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let mut seen = 0;
+    for package in all["packages"].as_array().unwrap() {
+        let Some(source) = package["source"].as_str() else {
+            continue;
+        };
+        seen += 1;
+        let name = &package["name"];
+        assert!(source.starts_with("registry+"), "{name} is from {source}");
+        let licence = package["license"].as_str().unwrap_or_default();
+        assert!(may(licence, &allowed), "{name}: {licence}");
+    }
+    assert!(seen > 100, "only {seen} crates");
+}
+
+/// Whether an expression of licences allows a choice from the list.
+fn may(expression: &str, allowed: &[&str]) -> bool {
+    let text = expression.replace('/', " OR ").replace(['(', ')'], "");
+    // Precise where the parentheses of all expressions at hand are around a choice: every part of a sum must be allowed.
+    text.split(" AND ")
+        .all(|part| part.split(" OR ").any(|one| allowed.contains(&one.trim())))
+}
+
+#[test]
+fn twin_a_licence_that_nobody_allowed_is_found() {
+    let allowed = ["MIT", "Apache-2.0", "Unicode-3.0"];
+    assert!(may("MIT OR Apache-2.0", &allowed));
+    assert!(may("GPL-3.0/MIT", &allowed));
+    assert!(may("(MIT OR Apache-2.0) AND Unicode-3.0", &allowed));
+    assert!(!may("(MIT OR Apache-2.0) AND OpenSSL", &allowed));
+    assert!(!may("GPL-3.0", &allowed));
+    assert!(!may("", &allowed));
+}
