@@ -140,8 +140,6 @@ struct Process {
     feeders: Vec<Feeder>,
     /// How many events were fed in all before it, by stream.
     from: Vec<u64>,
-    /// Since when each stream should stand still without a break.
-    still: Vec<Option<Instant>>,
 }
 
 /// What outlives a process: the last flag that each switch saw, as the sidecar writes it down.
@@ -212,9 +210,9 @@ impl World {
         for _ in 0..MOVES {
             process = self.act(process).await?;
             let long = Duration::from_millis(self.random.u64(20..900));
-            self.pass(&mut process, long).await?;
+            self.pass(&process, long).await?;
         }
-        self.recover(&mut process).await?;
+        self.recover(&process).await?;
         self.end(process, false).await?;
         self.trace.moves += MOVES as u64;
         Ok(self.trace)
@@ -306,7 +304,6 @@ impl World {
             tasks,
             feeders,
             from: self.acked.clone(),
-            still: vec![None; STREAMS.len()],
         }
     }
 
@@ -438,7 +435,7 @@ impl World {
     }
 
     /// Time goes by; now and then everything is compared.
-    async fn pass(&mut self, process: &mut Process, long: Duration) -> Result<(), Failure> {
+    async fn pass(&mut self, process: &Process, long: Duration) -> Result<(), Failure> {
         let until = Instant::now() + long;
         while Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(self.random.u64(5..120))).await;
@@ -451,7 +448,7 @@ impl World {
         Ok(())
     }
 
-    fn compare(&mut self, process: &mut Process) -> Result<(), Failure> {
+    fn compare(&mut self, process: &Process) -> Result<(), Failure> {
         for taken in &self.taken {
             if let Some(wrong) = &unpoisoned(taken).wrong {
                 return Err(self.fail(wrong.clone()));
@@ -486,12 +483,9 @@ impl World {
                     stream.in_flight
                 )));
             }
-            let since = process.still[n].get_or_insert(now);
-            if !should {
-                process.still[n] = None;
-            } else if now > *since + ATTEMPT * 2 && stream.state != State::Paused {
-                let since = now - *since;
-                return Err(self.fail(format!("stream {name} is {word} after {since:?}")));
+            let lasts = wall.duration_since(stream.last_transition).unwrap_or_default();
+            if stream.state == State::Pausing && lasts > ATTEMPT * 2 {
+                return Err(self.fail(format!("stream {name} is still {word} after {lasts:?}")));
             }
         }
         Ok(())
@@ -545,7 +539,7 @@ impl World {
     }
 
     /// All faults end and nobody wishes a pause any more: everything must arrive.
-    async fn recover(&mut self, process: &mut Process) -> Result<(), Failure> {
+    async fn recover(&mut self, process: &Process) -> Result<(), Failure> {
         let wall = self.truth.wall();
         *unpoisoned(&self.sick) = false;
         for store in &self.stores {
