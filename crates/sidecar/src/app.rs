@@ -15,6 +15,7 @@ use tidegate_http::{Address, GateConfig, HttpGate, Limits, Listener, Tls};
 use tidegate_providers::{Examined, Nudger, Observer, Poller};
 use tidegate_runtime::{Outcome, Report, StateDir, Stream, Supervisor, herald};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What is left of `shutdown_grace` for the listeners once the streams have stopped.
@@ -213,16 +214,17 @@ impl App {
         });
         tasks.spawn(self.control.serve(self.admin.control(), surfaces.clone()));
         tasks.spawn(self.observe.serve(self.admin.observe(), surfaces.clone()));
+        let mut keepers = JoinSet::new();
         if let Some(memory) = self.memory {
-            tasks.spawn(memory.keep(self.holds.clone(), surfaces.clone()));
+            keepers.spawn(memory.keep(self.holds.clone(), surfaces.clone()));
         }
         if let Some(state) = self.state {
             let read = history::reader(state.path());
             tasks.spawn(history::recall_drills(self.admin.clone(), read));
-            tasks.spawn(history::keep(self.holds.clone(), state, surfaces.clone()));
+            keepers.spawn(history::keep(self.holds.clone(), state, surfaces.clone()));
         }
         if let Some(file) = self.state_file {
-            tasks.spawn(file.keep(self.holds.clone(), surfaces.clone()));
+            keepers.spawn(file.keep(self.holds.clone(), surfaces.clone()));
         }
         for task in self.poller.tasks(&polling) {
             tasks.spawn(task);
@@ -240,6 +242,7 @@ impl App {
             () = stop.cancelled() => {}
             () = all_ended_well(&supervisor, &self.holds) => {}
         }
+        let deadline = Instant::now() + self.shutdown_grace;
         // Streams close at once. Gates serve on while balancers take notice, then finish what they have begun.
         let closing = async {
             self.admin.close().await;
@@ -259,6 +262,14 @@ impl App {
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_ANSWERS, ended).await.is_err() {
             tracing::debug!("connections that were still open are closed");
+        }
+        // What was asked to be remembered is on the disk before the next process may take the folder over.
+        let kept = async { while keepers.join_next().await.is_some() {} };
+        let last = Instant::now() + LAST_ANSWERS;
+        if tokio::time::timeout_at(last.max(deadline), kept).await.is_err() {
+            tracing::error!(
+                "shutdown_grace is over, and the disk has not taken what state_dir should remember"
+            );
         }
         Ending { streams }
     }

@@ -260,6 +260,7 @@ impl World {
                 limits: Limits {
                     events: 32,
                     bytes: 1 << 16,
+                    ..Limits::default()
                 },
             };
             streams.push(Stream::new(member, pipeline));
@@ -510,13 +511,13 @@ impl World {
             process.stop.cancel();
             while process.tasks.join_next().await.is_some() {}
         }
-        for n in 0..STREAMS.len() {
+        for (n, name) in STREAMS.iter().enumerate() {
             self.acked[n] = process.from[n] + *process.feeders[n].acked().borrow();
             let mut taken = unpoisoned(&self.taken[n]);
             let unacknowledged = taken.next.saturating_sub(self.acked[n]);
             // What an earlier kill left may still wait, if nothing has moved since.
             if !kill && unacknowledged > taken.again {
-                let (name, next, again) = (STREAMS[n], taken.next, taken.again);
+                let (next, again) = (taken.next, taken.again);
                 let what = format!(
                     "stream {name} was stopped with {next} events at its sink, {unacknowledged} of them not \
                      acknowledged; {again} are explained by a kill; {:?}",

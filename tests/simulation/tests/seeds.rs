@@ -1,4 +1,8 @@
 //! Thousands of seeds, and the twins that they must find.
+#![allow(
+    clippy::print_stdout,
+    reason = "the seeds that failed, and what was simulated, are for whoever reads the run"
+)]
 #![allow(clippy::unwrap_used)] // a test stops at the first surprise
 use simulation::{Failure, Trace, Twin, run};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
