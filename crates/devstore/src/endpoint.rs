@@ -2,12 +2,17 @@
 use crate::requests::Side;
 use crate::serve::{self, Desk, Handshake};
 use crate::store::StartError;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::net::TcpSocket;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Nothing takes so long between fork and exec.
+const FORKED: Duration = Duration::from_secs(5);
 
 /// One address and what is behind it.
 pub(crate) struct Endpoint<H> {
@@ -81,8 +86,24 @@ impl<H: Handshake> Endpoint<H> {
             return Ok(());
         }
         end(&mut phase).await;
-        *phase = Phase::Offline(serve::reserve(self.side, self.address)?);
+        *phase = Phase::Offline(self.reserve_again().await?);
         Ok(())
+    }
+
+    /// A child that another thread is just starting has a copy of the listening socket from its fork to its exec, and
+    /// that long the address stays taken although the socket is closed here.
+    async fn reserve_again(&self) -> Result<TcpSocket, StartError> {
+        let latest = Instant::now() + FORKED;
+        loop {
+            match serve::reserve(self.side, self.address) {
+                Err(StartError::Listen { source, .. })
+                    if source.kind() == ErrorKind::AddrInUse && Instant::now() < latest =>
+                {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     pub(crate) async fn close(&self) {

@@ -75,7 +75,7 @@ fn both(name: &str, fault: Fault, word: &'static str, told: &'static str) -> Row
 fn silent(name: &str, fault: Fault) -> Row {
     // The limit of a connect is a little shorter than these reads': whichever is over first.
     let told = if matches!(fault, Fault::BlackHole) {
-        "deadline has elapsed|no answer within"
+        "deadline has elapsed|operation timed out|no answer within"
     } else {
         "no answer within"
     };
