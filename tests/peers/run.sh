@@ -17,7 +17,7 @@ store_pid=""
 trap 'stop_store; rm -rf "$work"' EXIT
 
 PEERS=(vault_hvac key_vault_azure twins flights haproxy hiatus_readme manifests metrics image rolling_restarts page
-    brokers real_vault real_key_vault faults hostile soak)
+    brokers real_vault real_key_vault faults hostile simulation soak)
 
 # --- what peers need -------------------------------------------------------------------------------------------------
 
@@ -347,6 +347,14 @@ brokers() {
         { cat "$work/brokers.log" >&2; return 1; }
     grep -E '^(nats|redis): ' "$work/brokers.log"
     grep -oE '[0-9]+ passed' "$work/brokers.log"
+}
+
+# Two thousand seeds instead of four hundred.
+simulation() {
+    (cd "$repository" &&
+        TIDEGATE_SIM_SEEDS=2000 cargo test --quiet --workspace --test seeds -- --nocapture) >"$work/seeds.log" 2>&1 ||
+        { cat "$work/seeds.log" >&2; return 1; }
+    grep -oE '[0-9]+ seeds: .*' "$work/seeds.log"
 }
 
 # A minute of everything at once, and whether anything drifts; then the same with five faults planted, each of which must

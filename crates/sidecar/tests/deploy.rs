@@ -66,3 +66,23 @@ fn every_configuration_in_the_documented_values_of_the_chart_loads() {
     }
     assert!(count >= 6, "{count}");
 }
+
+#[test]
+fn the_image_has_every_default_feature_but_the_dev_store() {
+    let manifest = include_str!("../Cargo.toml");
+    let default = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("default = ["))
+        .unwrap();
+    let default: Vec<&str> = default
+        .trim_end_matches(']')
+        .split(',')
+        .map(|name| name.trim().trim_matches('"'))
+        .filter(|name| *name != "devstore")
+        .collect();
+    let dockerfile = include_str!("../../../deploy/Dockerfile");
+    assert!(
+        dockerfile.contains(&format!("ARG FEATURES=\"{}\"\n", default.join(","))),
+        "{default:?}"
+    );
+}

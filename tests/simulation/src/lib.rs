@@ -2,7 +2,7 @@
 //! expiries and operators, all drawn from a seed, against a short model of when a stream should stand still.
 //!
 //! ```text
-//! cargo test -p simulation                                    1,000 seeds
+//! cargo test -p simulation                                    400 seeds
 //! TIDEGATE_SIM_SEEDS=100000 cargo test -p simulation          more
 //! TIDEGATE_SIM_SEED=1234 cargo test -p simulation             one, again
 //! ```

@@ -448,7 +448,7 @@ async fn all_cells(stores: &[impl Store]) {
         }
     }
     // Nearly all of a cell is waiting for the next poll.
-    let outcomes: Vec<Result<(), String>> = stream::iter(cells).buffer_unordered(8).collect().await;
+    let outcomes: Vec<Result<(), String>> = stream::iter(cells).buffer_unordered(16).collect().await;
     let wrong: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
     assert_eq!(wrong, [""; 0]);
 }
