@@ -1,7 +1,7 @@
 //! Hostile neighbours: the sidecar as a process, a flood on its listeners, and meanwhile the secret is flipped. Whatever the
 //! neighbours do, a flip is late by no more than one interval, and the operator's button works.
 //!
-//! `TIDEGATE_TEST_HOSTILE=10000` says how many of them there are; 400 without it.
+//! `TIDEGATE_TEST_HOSTILE=10000` says how many of them there are; 1,000 without it.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -29,7 +29,7 @@ const AT_A_TIME: usize = 100;
 
 fn neighbours() -> usize {
     let given = std::env::var("TIDEGATE_TEST_HOSTILE").ok();
-    given.map_or(400, |text| text.parse().expect("a number of neighbours"))
+    given.map_or(1_000, |text| text.parse().expect("a number of neighbours"))
 }
 
 struct Site {
