@@ -103,6 +103,15 @@ impl Hold {
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    pub(crate) fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// How fast events pass for a while after a resume.
+    pub(crate) fn pace(&self) -> Option<Pace> {
+        self.limits.pace
+    }
+
     // ---- the pump's side
 
     /// The next opening of the source: everything from before is the source's again.

@@ -34,13 +34,16 @@ mod connectors;
 mod dead_letter;
 mod event;
 mod hold;
+mod lane;
 mod lease;
 mod life;
 mod pace;
+mod pending;
 mod stages;
 mod stream;
 mod supervisor;
 mod together;
+mod vitals;
 
 pub use broker_config::{
     BadBroker, NatsAuth, NatsSinkConfig, NatsSourceConfig, RedisSinkConfig, RedisSourceConfig,
