@@ -164,6 +164,7 @@ pub(crate) async fn on(
         ..Wish::default()
     };
     let applied = core.holds.place(&Controller::Api, Scope::Each(&names), wish)?;
+    core.kept().await;
     // Where one of them was held before, `paused` was true before.
     let changed = !names.is_empty() && applied.turned.len() == names.len();
     Ok(json(StatusCode::OK, &changed))
@@ -183,6 +184,7 @@ pub(crate) async fn off(
     let applied = core
         .holds
         .release(&Controller::Api, Scope::Each(&names), &cause(&caller))?;
+    core.kept().await;
     let changed = !applied.turned.is_empty() && applied.standing.is_empty();
     Ok(json(StatusCode::OK, &changed))
 }

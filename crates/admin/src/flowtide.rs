@@ -86,7 +86,8 @@ pub(crate) fn stream_in(path: &str) -> Option<&str> {
 
 /// Pauses all streams and gates.
 ///
-/// The hold stands when this answers; `status` says when the pause is proven. Pausing again only strengthens the
+/// The hold stands when this answers, and survives the process where there is a `state_dir` that can be written to;
+/// `status` says when the pause is proven. Pausing again only strengthens the
 /// hold: the later `until` wins, and none beats any.
 #[utoipa::path(post, path = "/pause", tag = "control", request_body = Option<PauseBody>, responses(
     (status = 200, description = "The hold stands.", body = Said, example = json!({"message": "Stream paused"})),
@@ -98,7 +99,7 @@ pub(crate) async fn pause_all(
     May { caller, .. }: May<ToPause>,
     body: Whole,
 ) -> Result<Response, ApiError> {
-    pause(&core, &caller, Scope::All, &body)
+    pause(&core, &caller, Scope::All, &body).await
 }
 
 /// Pauses one stream or gate.
@@ -115,7 +116,7 @@ pub(crate) async fn pause_one(
     StreamName(name): StreamName,
     body: Whole,
 ) -> Result<Response, ApiError> {
-    pause(&core, &caller, Scope::One(&name), &body)
+    pause(&core, &caller, Scope::One(&name), &body).await
 }
 
 /// Releases the API's holds on all streams and gates.
@@ -130,7 +131,7 @@ pub(crate) async fn resume_all(
     May { caller, .. }: May<ToResume>,
     body: Whole,
 ) -> Result<Response, ApiError> {
-    resume(&core, &caller, Scope::All, &body)
+    resume(&core, &caller, Scope::All, &body).await
 }
 
 /// Releases the API's hold on one stream or gate.
@@ -148,7 +149,7 @@ pub(crate) async fn resume_one(
     StreamName(name): StreamName,
     body: Whole,
 ) -> Result<Response, ApiError> {
-    resume(&core, &caller, Scope::One(&name), &body)
+    resume(&core, &caller, Scope::One(&name), &body).await
 }
 
 /// Sets one switch's hold on one stream aside until that switch's secret has a new version.
@@ -229,7 +230,7 @@ pub(crate) async fn poll(
 #[derive(Debug, Default)]
 pub(crate) struct Polling(Mutex<Option<Instant>>);
 
-fn pause(core: &Core, caller: &Caller, on: Scope<'_>, body: &Whole) -> Result<Response, ApiError> {
+async fn pause(core: &Core, caller: &Caller, on: Scope<'_>, body: &Whole) -> Result<Response, ApiError> {
     let asked = body.json::<PauseBody>()?.unwrap_or_default();
     let until = asked.until(core.holds.now().wall)?;
     let name = |text: Option<String>| text.map(Name::from);
@@ -241,6 +242,7 @@ fn pause(core: &Core, caller: &Caller, on: Scope<'_>, body: &Whole) -> Result<Re
         ..Wish::default()
     };
     core.holds.place(&Controller::Api, on, wish)?;
+    core.kept().await;
     Ok(json(
         StatusCode::OK,
         &Said {
@@ -249,7 +251,7 @@ fn pause(core: &Core, caller: &Caller, on: Scope<'_>, body: &Whole) -> Result<Re
     ))
 }
 
-fn resume(core: &Core, caller: &Caller, on: Scope<'_>, body: &Whole) -> Result<Response, ApiError> {
+async fn resume(core: &Core, caller: &Caller, on: Scope<'_>, body: &Whole) -> Result<Response, ApiError> {
     let asked = body.json::<ResumeBody>()?.unwrap_or_default();
     let cause = Cause {
         reason: asked.reason.map(Name::from),
@@ -257,6 +259,7 @@ fn resume(core: &Core, caller: &Caller, on: Scope<'_>, body: &Whole) -> Result<R
         ..cause(caller)
     };
     let applied = core.holds.release(&Controller::Api, on, &cause)?;
+    core.kept().await;
     if applied.standing.is_empty() {
         let said = Said {
             message: "Stream resumed",

@@ -52,6 +52,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
+use std::time::Duration;
 use tidegate_gate::Holds;
 use tokio::sync::watch as cell;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +73,8 @@ pub struct Hooks {
     pub poll: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
     /// Reads every switch now and looks at it, for a drill.
     pub examine: Arc<dyn Fn() -> BoxFuture<'static, Vec<Examination>> + Send + Sync>,
+    /// Resolves when the holds that stand now will survive the process, or cannot be made to.
+    pub kept: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
     /// Reads what happened back from where it outlives the process, if it is kept.
     pub past: Option<history::ReadPast>,
 }
@@ -82,6 +85,7 @@ impl Default for Hooks {
         Hooks {
             poll: Arc::new(|| Box::pin(async {})),
             examine: Arc::new(|| Box::pin(async { Vec::new() })),
+            kept: Arc::new(|| Box::pin(async {})),
             past: None,
         }
     }
@@ -112,6 +116,18 @@ pub(crate) struct Core {
 impl std::fmt::Debug for Admin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+/// An answer waits so long at most for the disk; the hold that it tells of stands all the while.
+const DISK: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// To be awaited between a change of the API's holds and the answer: who has been told that a hold stands finds it
+    /// again after a kill -9. A disk that is full, or takes longer than a second, makes an alarm and not a failure.
+    pub(crate) async fn kept(&self) {
+        // Elapsed or not, the answer is the same.
+        let _ = tokio::time::timeout(DISK, (self.hooks.kept)()).await;
     }
 }
 

@@ -146,6 +146,16 @@ impl App {
                 let examiner = examiner.clone();
                 async move { examiner.examine().await.into_iter().map(examination).collect() }.boxed()
             }),
+            kept: match memory.clone() {
+                Some(memory) => {
+                    let holds = holds.clone();
+                    Arc::new(move || {
+                        let (memory, holds) = (memory.clone(), holds.clone());
+                        async move { memory.kept(&holds).await }.boxed()
+                    })
+                }
+                None => Hooks::default().kept,
+            },
             past: state.as_ref().map(|state| history::reader(state.path())),
         };
         let options = admin_options(config, tls.clone());

@@ -1,14 +1,15 @@
 //! What a restart must not forget: the API's holds and the last good readings, kept in `state_dir`.
 //!
 //! Nothing here stands between a call and its effect. A pause is in force before it is written down, and a disk that
-//! is full or read-only makes an alarm, never a delay.
+//! is full or read-only makes an alarm, never a delay of it. Only the answer to the call waits for the disk, and not for
+//! long.
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use tidegate_gate::{Cause, Controller, Flag, Hold, Holds, Name, Scope, Version, Wish};
 use tidegate_state::{StateDir, StateError, StateFile};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// The alarm under which a failing disk shows in status and metrics.
@@ -23,6 +24,8 @@ struct Inner {
     readings_file: StateFile<BTreeMap<String, SavedReading>>,
     readings: Mutex<BTreeMap<String, SavedReading>>,
     changed: Notify,
+    /// The number of the newest record of the journal that a try to write took in, whether or not it succeeded.
+    tried: watch::Sender<Option<u64>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +61,7 @@ impl Memory {
             readings_file,
             readings,
             changed: Notify::new(),
+            tried: watch::Sender::new(None),
         })))
     }
 
@@ -120,6 +124,20 @@ impl Memory {
         self.0.readings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Resolves when [`Memory::keep`] has written down the holds that stand now, or failed to.
+    ///
+    /// Dropping the future changes nothing. Where nobody keeps, it does not resolve: bound it in time.
+    pub(crate) async fn kept(&self, holds: &Holds) {
+        let now = *holds.journal_end().borrow();
+        // The sender lives in `self`.
+        let _ = self
+            .0
+            .tried
+            .subscribe()
+            .wait_for(|tried| *tried >= Some(now))
+            .await;
+    }
+
     /// Writes changes down until `stop`, and once more then.
     pub(crate) async fn keep(self, holds: Arc<Holds>, stop: CancellationToken) {
         let mut end = holds.journal_end();
@@ -127,7 +145,7 @@ impl Memory {
         let mut written_readings = None;
         loop {
             let stopping = stop.is_cancelled();
-            end.borrow_and_update();
+            let upto = *end.borrow_and_update();
             let standing = api_holds(&holds);
             let readings = self.readings().clone();
             let memory = self.clone();
@@ -158,6 +176,7 @@ impl Memory {
                     format!("a restart would forget the latest holds and readings: {why}; holds stand, and it is tried again").into()
                 }),
             );
+            self.0.tried.send_replace(Some(upto));
             if stopping {
                 return;
             }
@@ -195,4 +214,41 @@ fn api_holds(holds: &Holds) -> BTreeMap<String, SavedHold> {
             Some((s.name.as_ref().into(), saved(hold)))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use tidegate_gate::Kind;
+
+    #[tokio::test]
+    async fn a_hold_counts_as_kept_when_the_disk_has_it_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(folder.path()).unwrap();
+        let memory = Memory::open(&dir).unwrap();
+        let holds = Holds::new(crate::app::clock());
+        holds.register("orders", Kind::Stream).unwrap();
+        holds
+            .place(&Controller::Api, Scope::All, Wish::default())
+            .unwrap();
+
+        let mut kept = Box::pin(memory.kept(&holds));
+        assert!(kept.as_mut().now_or_never().is_none(), "nobody has written yet");
+        let stop = CancellationToken::new();
+        let keeping = tokio::spawn(memory.clone().keep(holds.clone(), stop.clone()));
+        kept.await;
+        // As the next process would find it, if this one ended here.
+        assert!(
+            memory
+                .0
+                .holds_file
+                .load()
+                .unwrap()
+                .unwrap()
+                .contains_key("orders")
+        );
+        stop.cancel();
+        keeping.await.unwrap();
+    }
 }
