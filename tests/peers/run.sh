@@ -365,6 +365,21 @@ soak() {
     (cd "$repository" && "${soak[@]}" --twins)
 }
 
+# Not one of PEERS, since building its tool takes minutes: the bill of materials, in target/sbom, and its judge.
+sbom() {
+    if ! command -v cargo-cyclonedx >/dev/null; then
+        (cd "$work" && cargo install --quiet cargo-cyclonedx --version 0.5.9 --locked --root "$venv/sbom") || return 1
+        install -D "$venv/sbom/bin/cargo-cyclonedx" "$venv/tools/cargo-cyclonedx"
+    fi
+    if ! cmp -s "$here/sbom-requirements.txt" "$venv/sbom-installed.txt"; then
+        { [ -x "$venv/bin/python" ] || python3 -m venv "$venv"; } &&
+            "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+                --requirement "$here/sbom-requirements.txt" &&
+            cp "$here/sbom-requirements.txt" "$venv/sbom-installed.txt" || return 1
+    fi
+    "$venv/bin/python" "$here/sbom.py" "$repository" "${CARGO_TARGET_DIR:-$repository/target}/sbom/tidegate.cdx.json"
+}
+
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 failed=0
