@@ -337,6 +337,7 @@ async fn redis() {
                 user: None,
                 password_file: None,
                 ca_file: None,
+                client_cert: None,
             },
             stream: name,
             group: "g".into(),

@@ -142,6 +142,12 @@ pub struct RedisSourceConfig {
     /// Certificate authorities to trust instead of the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// The client's certificate, with `key_file`.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// The key of `cert_file`.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
 }
 
 /// `type = "redis"` of a sink.
@@ -170,6 +176,12 @@ pub struct RedisSinkConfig {
     /// Certificate authorities to trust instead of the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// The client's certificate, with `key_file`.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// The key of `cert_file`.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
 }
 
 fn data() -> String {
@@ -320,6 +332,7 @@ mod redis {
                 user: c.user.clone(),
                 password_file: c.password_file.clone(),
                 ca_file: c.ca_file.clone(),
+                client_cert: c.cert_file.clone().zip(c.key_file.clone()),
             },
             stream: c.stream.clone(),
             group: c.group.clone(),
@@ -344,6 +357,7 @@ mod redis {
             user: c.user.clone(),
             password_file: c.password_file.clone(),
             ca_file: c.ca_file.clone(),
+            client_cert: c.cert_file.clone().zip(c.key_file.clone()),
         };
         let sink = RedisSink::new(target, &c.stream, &c.field, c.max_len, c.timeout).map_err(|source| {
             BuildError::Broker {

@@ -761,6 +761,7 @@ fn what_the_example_shows_as_a_default_is_one() {
         "stream.3.source.max_deliver",
         "stream.3.source.max_hold",
         "stream.4.sink.max_len",
+        "stream.4.source.ca_file",
         "stream.4.source.consumer",
         "stream.4.source.field",
         "stream.4.source.password_file",

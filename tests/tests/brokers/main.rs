@@ -9,6 +9,7 @@
     reason = "a test stops at the first surprise, and says what it measured"
 )]
 
+mod access;
 mod link;
 mod nats;
 mod post;
@@ -17,3 +18,4 @@ mod scenes;
 mod server;
 mod site;
 mod tally;
+mod terms;

@@ -1,4 +1,4 @@
-//! Redis Streams, by `redis-server` with its append-only file.
+//! Redis Streams, by `redis-server` with its append-only file, synced before each answer.
 use crate::post::Post;
 use crate::scenes::{self, Broker, LEASE};
 use crate::server::{Server, free_port};
@@ -24,6 +24,9 @@ impl Redis {
             "127.0.0.1",
             "--appendonly",
             "yes",
+            // With "everysec" a server whose disk is busy answers before it has written, and a kill loses that.
+            "--appendfsync",
+            "always",
             "--save",
             "",
             "--port",

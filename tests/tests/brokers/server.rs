@@ -41,10 +41,11 @@ impl Server {
         let up = async {
             while TcpStream::connect(self.address).await.is_err() {
                 if let Some(ended) = self.child.try_wait().unwrap() {
+                    let log = std::fs::read_to_string(self.dir.join("server.log"));
                     panic!(
-                        "{} ended: {ended}; its log is in {}",
+                        "{} ended: {ended}; it said: {}",
                         self.program,
-                        self.dir.display()
+                        log.unwrap_or_default()
                     );
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -53,6 +54,11 @@ impl Server {
         tokio::time::timeout(e2e::PATIENCE, up)
             .await
             .unwrap_or_else(|_| panic!("{} does not listen", self.program));
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
     }
 
     /// kill -9.

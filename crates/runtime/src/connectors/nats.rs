@@ -1,10 +1,11 @@
 //! What the NATS source and sink share: where the servers are, who asks, and what went wrong last.
 use crate::broker_config::{BadBroker, NatsAuth};
+use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use secrecy::{ExposeSecret, SecretString};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 use tidegate_gate::Name;
 
 /// A server that does not answer within this is not there.
@@ -12,6 +13,10 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// Between two attempts to connect again: a broker that restarts is back in seconds.
 const RECONNECT: Duration = Duration::from_millis(500);
+
+/// So often a client tries each server again by itself, which takes about as long as [`ANSWER`]. It keeps the secrets that
+/// it was made with: what helps after that is a new client, made of the files as they are then.
+const RECONNECTS: usize = 10;
 
 /// Where the servers are and who asks.
 #[derive(Clone, Debug)]
@@ -48,7 +53,8 @@ impl NatsTarget {
         self.url.split(',').map(|url| one(url.trim())).collect()
     }
 
-    /// Connects, or says why not; the client then reconnects by itself for as long as it lives.
+    /// Connects with what the files hold now, or says why not. The client then reconnects by itself after short breaks,
+    /// and is of no more use after a long one: [`is_up`].
     pub(super) async fn connect(&self, said: &Said) -> Result<Client, Name> {
         let servers = self.servers().map_err(|e| Name::from(e.to_string()))?;
         let tell = said.clone();
@@ -56,6 +62,7 @@ impl NatsTarget {
             .name("tidegate")
             .connection_timeout(ANSWER)
             .request_timeout(Some(ANSWER))
+            .max_reconnects(RECONNECTS * servers.len())
             .subscription_capacity(1 << 18)
             .reconnect_delay_callback(|attempts| match attempts {
                 0 | 1 => Duration::ZERO,
@@ -65,25 +72,42 @@ impl NatsTarget {
                 tell.hear(event);
                 std::future::ready(())
             });
-        if let Some(file) = &self.ca_file {
-            options = options.add_root_certificates(file.clone());
-        }
-        if let Some((cert, key)) = &self.client_cert {
-            options = options.add_client_certificate(cert.clone(), key.clone());
-        }
         let unreadable =
             |file: &Path, e: &dyn std::fmt::Display| Name::from(format!("{}: {e}", file.display()));
         let read = |file: &Path| match std::fs::read_to_string(file) {
             Ok(text) => Ok(SecretString::from(text.trim())),
             Err(e) => Err(unreadable(file, &e)),
         };
+        // The library reads these itself, and does not say which it could not.
+        let is_there = |file: &PathBuf| match std::fs::File::open(file) {
+            Ok(_) => Ok(file.clone()),
+            Err(e) => Err(unreadable(file, &e)),
+        };
+        if let Some(file) = &self.ca_file {
+            options = options.add_root_certificates(is_there(file)?);
+        }
+        if let Some((cert, key)) = &self.client_cert {
+            options = options.add_client_certificate(is_there(cert)?, is_there(key)?);
+        }
         options = match &self.auth {
             None => options,
-            Some(NatsAuth::Credentials { file }) => options
-                .credentials(read(file)?.expose_secret())
-                // Its own text could quote what it could not parse.
-                .map_err(|_| unreadable(file, &"it is no credentials file"))?,
-            Some(NatsAuth::Nkey { file }) => options.nkey(read(file)?.expose_secret().to_owned()),
+            Some(NatsAuth::Credentials { file }) => {
+                // The library finds the seed only where a line ends after it.
+                let text = SecretString::from(format!("{}\n", read(file)?.expose_secret()));
+                // Its own error could quote what it could not parse.
+                let bad = |_| unreadable(file, &"it is no credentials file");
+                options.credentials(text.expose_secret()).map_err(bad)?
+            }
+            Some(NatsAuth::Nkey { file }) => {
+                let seed = read(file)?;
+                if !is_seed(seed.expose_secret()) {
+                    return Err(unreadable(
+                        file,
+                        &"it is no seed of a user's nkey, which begins with SU",
+                    ));
+                }
+                options.nkey(seed.expose_secret().to_owned())
+            }
             Some(NatsAuth::Password { user, file }) => {
                 options.user_and_password(user.clone(), read(file)?.expose_secret().to_owned())
             }
@@ -91,33 +115,70 @@ impl NatsTarget {
         };
         let connected = tokio::time::timeout(ANSWER * 2, options.connect(servers)).await;
         match connected {
-            Ok(Ok(client)) => Ok(client),
+            Ok(Ok(client)) => {
+                *said.last() = None;
+                Ok(client)
+            }
             Ok(Err(error)) => Err(format!("cannot connect to {}: {error}", self.url).into()),
             Err(_) => Err(format!("cannot connect to {}: no answer", self.url).into()),
         }
     }
 }
 
+/// Whether this looks like the seed of a user's nkey. The library only says that it could not log in.
+fn is_seed(text: &str) -> bool {
+    let base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
+    text.len() == 58 && text.starts_with("SU") && text.bytes().all(base32)
+}
+
+/// Whether a client has its connection now.
+pub(super) fn is_up(client: &Client) -> bool {
+    client.connection_state() == State::Connected
+}
+
 /// The last thing that a server said against us: permissions are refused on the side, and the request only times out.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Said(Arc<Mutex<Option<Name>>>);
+pub(super) struct Said(Arc<Mutex<Option<(Instant, Name)>>>);
 
 impl Said {
-    fn hear(&self, event: Event) {
-        let mut last = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match event {
-            Event::ServerError(error) => *last = Some(error.to_string().into()),
-            Event::Connected => *last = None,
-            _ => {}
-        }
+    fn last(&self) -> MutexGuard<'_, Option<(Instant, Name)>> {
+        // Nothing in here panics half way.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// An error, with what the server said beside it.
+    fn hear(&self, event: Event) {
+        let why: Name = match event {
+            Event::ServerError(error) => error.to_string().into(),
+            // An attempt to connect again failed.
+            Event::ClientError(error) => error.to_string().into(),
+            Event::Connected => {
+                *self.last() = None;
+                return;
+            }
+            _ => return,
+        };
+        *self.last() = Some((Instant::now(), why));
+    }
+
+    /// What was said since that moment, if it has to do with one of these subjects.
+    pub(super) fn about(&self, since: Instant, subjects: &[&str]) -> Option<Name> {
+        let last = self.last();
+        let (at, why) = last.as_ref()?;
+        (*at >= since && subjects.iter().any(|subject| why.contains(subject))).then(|| why.clone())
+    }
+
+    /// Whether the server refused a subscription of late. A client asks for one once: it takes a new one to ask again.
+    pub(super) fn deaf(&self) -> bool {
+        let last = self.last();
+        last.as_ref()
+            .is_some_and(|(_, why)| why.contains("for Subscription to"))
+    }
+
+    /// An error, with what the server said beside it a moment ago.
     pub(super) fn beside(&self, error: impl std::fmt::Display) -> Name {
-        let last = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match &*last {
-            Some(said) => format!("{error} ({said})").into(),
-            None => error.to_string().into(),
+        match &*self.last() {
+            Some((at, why)) if at.elapsed() < ANSWER * 2 => format!("{error} ({why})").into(),
+            _ => error.to_string().into(),
         }
     }
 }

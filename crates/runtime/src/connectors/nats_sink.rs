@@ -1,6 +1,6 @@
 //! A NATS JetStream subject.
 use super::http_sink::key_part;
-use super::nats::{ANSWER, NatsTarget, Said};
+use super::nats::{ANSWER, NatsTarget, Said, is_up};
 use crate::broker_config::BadBroker;
 use crate::event::{Event, Sink, SinkError, Token};
 use async_nats::jetstream::context::PublishErrorKind;
@@ -45,6 +45,21 @@ impl NatsSink {
             said: Said::default(),
             context: None,
         })
+    }
+
+    /// The connection that there is, or a new one where that is no use any more.
+    async fn connected(&mut self) -> Result<Context, SinkError> {
+        if let Some(context) = &self.context
+            && is_up(&context.client())
+            && !self.said.deaf()
+        {
+            return Ok(context.clone());
+        }
+        self.context = None;
+        let client = self.target.connect(&self.said).await.map_err(SinkError::retry)?;
+        let mut context = jetstream::new(client);
+        context.set_timeout(ANSWER.min(self.timeout));
+        Ok(self.context.insert(context).clone())
     }
 
     fn id_of(&self, token: Token) -> String {
@@ -103,17 +118,11 @@ impl Sink for NatsSink {
     }
 
     async fn open(&mut self) -> Result<(), SinkError> {
-        let client = self.target.connect(&self.said).await.map_err(SinkError::retry)?;
-        let mut context = jetstream::new(client);
-        context.set_timeout(ANSWER.min(self.timeout));
-        self.context = Some(context);
-        Ok(())
+        self.connected().await.map(drop)
     }
 
     async fn write(&mut self, events: &[Event]) -> Result<(), SinkError> {
-        let Some(context) = &self.context else {
-            return Err(SinkError::retry("not connected"));
-        };
+        let context = self.connected().await?;
         // All are sent before the first answer is waited for; the server answers in order.
         let mut answers = Vec::with_capacity(events.len());
         let mut unsent = None;

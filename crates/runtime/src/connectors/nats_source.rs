@@ -1,10 +1,9 @@
 //! A NATS JetStream consumer.
-use super::nats::{ANSWER, NatsTarget, Said};
+use super::nats::{ANSWER, NatsTarget, Said, is_up};
 use crate::broker_config::BadBroker;
 use crate::event::{Batch, Event, Fetched, Settle, SettleError, Source, SourceError, Token};
 use crate::hold::{Ask, Demand};
 use crate::lease::{LeaseId, Leases, Outstanding, Terms};
-use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::{self, AckKind, Context};
@@ -22,6 +21,9 @@ const EXPIRES: Duration = Duration::from_secs(2);
 
 /// The link is looked at this often while nothing arrives.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// The server said no, and nothing else would tell of it.
+const MAY_NOT_ASK: &str = "this user may not ask the consumer for messages";
 
 /// At most so many events are handed on in one batch.
 const BATCH: usize = 1024;
@@ -61,10 +63,14 @@ pub struct NatsSource {
     said: Said,
     epoch: u32,
     link: Option<Link>,
+    /// The server refused a request for messages.
+    refused: bool,
 }
 
 #[derive(Debug)]
 struct Link {
+    /// When it began to be made.
+    since: Instant,
     client: Client,
     context: Context,
     /// Where pull requests go.
@@ -100,7 +106,9 @@ impl NatsSource {
     /// [`BadBroker`].
     pub fn new(consumer: NatsConsumer) -> Result<NatsSource, BadBroker> {
         consumer.target.check()?;
+        let said = Said::default();
         let settle = NatsSettle(Arc::new(Shared {
+            said: said.clone(),
             max_hold: consumer.max_hold,
             leases: Leases::default(),
             bound: Mutex::default(),
@@ -108,9 +116,10 @@ impl NatsSource {
         Ok(NatsSource {
             consumer,
             settle,
-            said: Said::default(),
+            said,
             epoch: 0,
             link: None,
+            refused: false,
         })
     }
 
@@ -119,17 +128,22 @@ impl NatsSource {
         let Some(client) = bound else {
             return self.consumer.target.connect(&self.said).await;
         };
-        if client.connection_state() != State::Connected {
-            // It reconnects by itself; this only waits for it, and says so if that takes long.
-            let back = tokio::time::timeout(ANSWER, client.flush()).await;
-            if !matches!(back, Ok(Ok(()))) || client.connection_state() != State::Connected {
-                return Err(self.said.beside("the connection to the server is lost"));
-            }
+        if !is_up(&client) && !self.said.deaf() {
+            // It reconnects by itself; this only waits for it.
+            let _ = tokio::time::timeout(ANSWER, client.flush()).await;
+        }
+        if is_up(&client) && !self.said.deaf() {
+            return Ok(client);
+        }
+        let client = self.consumer.target.connect(&self.said).await?;
+        if let Some(bound) = &mut *self.settle.0.bound() {
+            bound.client = client.clone();
         }
         Ok(client)
     }
 
     async fn bind(&mut self, client: Client) -> Result<Link, SourceError> {
+        let since = Instant::now();
         let NatsConsumer { stream, durable, .. } = &self.consumer;
         let later = |why: Name| SourceError::Interrupted(why);
         let mut context = jetstream::new(client.clone());
@@ -199,6 +213,16 @@ impl NatsSource {
             .subscribe(format!("{inbox}.*"))
             .await
             .map_err(|e| later(self.said.beside(e)))?;
+        let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}");
+        if self.refused {
+            // A request for messages that is refused gets no answer, and one that cannot be read gets one at once: so it
+            // shows, without asking for any, whether the next would be refused again.
+            let request = Request::new().payload("{".into()).timeout(Some(ANSWER));
+            if let Err(e) = client.send_request(next.clone(), request).await {
+                return Err(later(self.said.beside(format!("{MAY_NOT_ASK}: {e}"))));
+            }
+            self.refused = false;
+        }
         let limit = |n: i64| usize::try_from(n).ok().filter(|n| *n > 0).unwrap_or(usize::MAX);
         *self.settle.0.bound() = Some(Bound {
             client: client.clone(),
@@ -206,7 +230,8 @@ impl NatsSource {
             max_deliver: u64::try_from(config.max_deliver).ok().filter(|n| *n > 0),
         });
         Ok(Link {
-            next: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"),
+            since,
+            next,
             client,
             context,
             inbox,
@@ -301,7 +326,7 @@ impl NatsSource {
     async fn leave(&mut self, demand: &Demand, into: &mut Batch) {
         let Some(link) = &mut self.link else { return };
         let client = link.client.clone();
-        if link.arrivals.drain().await.is_err() || client.connection_state() != State::Connected {
+        if link.arrivals.drain().await.is_err() || !is_up(&client) {
             return;
         }
         let _ = tokio::time::timeout(LOOK, client.flush()).await;
@@ -478,8 +503,12 @@ impl Source for NatsSource {
                     }
                 }
                 () = tokio::time::sleep(LOOK) => {
-                    if link.client.connection_state() != State::Connected {
+                    if !is_up(&link.client) {
                         return Err(lost());
+                    }
+                    if let Some(why) = self.said.about(link.since, &[&link.next, &link.inbox]) {
+                        self.refused = true;
+                        return Err(SourceError::Interrupted(format!("{MAY_NOT_ASK} ({why})").into()));
                     }
                 }
             }
@@ -505,6 +534,7 @@ struct Handle {
 
 #[derive(Debug)]
 struct Shared {
+    said: Said,
     max_hold: Option<Duration>,
     leases: Leases<Handle>,
     bound: Mutex<Option<Bound>>,
@@ -527,7 +557,7 @@ impl Shared {
     fn client(&self) -> Result<Client, SettleError> {
         let bound = self.bound();
         let bound = bound.as_ref();
-        let up = bound.filter(|bound| bound.client.connection_state() == State::Connected);
+        let up = bound.filter(|bound| is_up(&bound.client));
         // A client that is not connected would queue it, and whoever waits would not know.
         up.map(|bound| bound.client.clone())
             .ok_or_else(|| SettleError::Retry("nats: the connection to the server is lost".into()))
@@ -540,7 +570,9 @@ impl Shared {
             return Ok(());
         };
         let client = self.client()?;
-        let failed = |e: &dyn std::fmt::Display| SettleError::Retry(format!("nats: not settled: {e}").into());
+        let failed = |e: &dyn std::fmt::Display| {
+            SettleError::Retry(self.said.beside(format!("nats: not settled: {e}")))
+        };
         let word = Bytes::from(kind);
         for handle in rest {
             let sent = client.publish(handle.reply.clone(), word.clone()).await;

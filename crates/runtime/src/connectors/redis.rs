@@ -1,7 +1,10 @@
 //! What the Redis source and sink share: where the server is and who asks.
 use crate::broker_config::BadBroker;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisError, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionInfo, IntoConnectionInfo, RedisError,
+    TlsCertificates,
+};
 use secrecy::{ExposeSecret, SecretString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +24,8 @@ pub struct RedisTarget {
     pub password_file: Option<PathBuf>,
     /// Certificate authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// The client's certificate and key.
+    pub client_cert: Option<(PathBuf, PathBuf)>,
 }
 
 impl RedisTarget {
@@ -54,22 +59,30 @@ impl RedisTarget {
         if let Some(user) = &self.user {
             settings = settings.set_username(user);
         }
+        let read =
+            |file: &PathBuf| std::fs::read(file).map_err(|e| Name::from(format!("{}: {e}", file.display())));
         if let Some(file) = &self.password_file {
-            let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-            let password = SecretString::from(text.trim());
-            settings = settings.set_password(password.expose_secret());
+            let text = SecretString::from(String::from_utf8_lossy(&read(file)?).trim());
+            settings = settings.set_password(text.expose_secret());
         }
         let failed = |e: &dyn std::fmt::Display| Name::from(format!("cannot connect to {}: {e}", self.url));
         let place = place.set_redis_settings(settings);
-        let client = match &self.ca_file {
-            None => Client::open(place),
-            Some(file) => {
-                let root_cert = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        let client = match (&self.ca_file, &self.client_cert) {
+            (None, None) => Client::open(place),
+            (ca, cert) => {
+                let root_cert = ca.as_ref().map(read).transpose()?;
+                let client_tls = match cert {
+                    None => None,
+                    Some((cert, key)) => Some(ClientTlsConfig {
+                        client_cert: read(cert)?,
+                        client_key: read(key)?,
+                    }),
+                };
                 Client::build_with_tls(
                     place,
                     TlsCertificates {
-                        client_tls: None,
-                        root_cert: Some(root_cert),
+                        client_tls,
+                        root_cert,
                     },
                 )
             }
@@ -105,6 +118,7 @@ mod tests {
             user: None,
             password_file: None,
             ca_file: None,
+            client_cert: None,
         };
         for good in ["redis://127.0.0.1:6379", "rediss://h:1/2", "redis://h"] {
             target(good).check().unwrap();

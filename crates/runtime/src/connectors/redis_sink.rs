@@ -4,8 +4,13 @@ use crate::broker_config::BadBroker;
 use crate::event::{Event, Sink, SinkError};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value};
+use std::collections::HashMap;
 use std::time::Duration;
 use tidegate_gate::Name;
+
+/// The least that a server's `proto-max-bulk-len` can be. What is larger may be refused, and the connection with it, so it
+/// is sent alone: what was sent beside it would be without an answer, and be added twice.
+const LARGE: usize = 1 << 20;
 
 /// Adds each event to a stream. Redis cannot tell an event that is sent again: an attempt whose answer got lost adds
 /// its events twice.
@@ -16,7 +21,14 @@ pub struct RedisSink {
     field: String,
     max_len: Option<u64>,
     timeout: Duration,
-    connection: Option<MultiplexedConnection>,
+    link: Option<Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    connection: MultiplexedConnection,
+    /// The server's `proto-max-bulk-len`, where the user may ask for it.
+    largest: Option<usize>,
 }
 
 impl RedisSink {
@@ -38,8 +50,77 @@ impl RedisSink {
             field: field.to_owned(),
             max_len,
             timeout,
-            connection: None,
+            link: None,
         })
+    }
+
+    async fn connect(&self) -> Result<Link, SinkError> {
+        let answer = ANSWER.min(self.timeout);
+        let mut connection = self.target.connect(answer).await.map_err(SinkError::retry)?;
+        let asked: RedisResult<HashMap<String, usize>> = redis::cmd("CONFIG")
+            .arg("GET")
+            .arg("proto-max-bulk-len")
+            .query_async(&mut connection)
+            .await;
+        Ok(Link {
+            connection,
+            largest: asked.ok().and_then(|answer| answer.into_values().next()),
+        })
+    }
+
+    /// Adds these in one go; an error says how many were added before it.
+    async fn add(&self, link: &mut Link, events: &[Event]) -> Result<(), SinkError> {
+        let mut adds = redis::pipe();
+        for event in events {
+            let add = adds.cmd("XADD").arg(&self.stream);
+            if let Some(max_len) = self.max_len {
+                add.arg("MAXLEN").arg("~").arg(max_len);
+            }
+            add.arg("*").arg(&self.field).arg(&event.payload[..]);
+        }
+        adds.ignore_errors();
+        let failed = |taken, error: &RedisError| match error.detail() {
+            Some(detail) if events.len() == 1 && detail.contains("invalid bulk length") => too_large(0),
+            _ => SinkError::Retry {
+                taken,
+                after: None,
+                why: told(error).into(),
+            },
+        };
+        let added: Vec<RedisResult<Value>> = adds
+            .query_async(&mut link.connection)
+            .await
+            .map_err(|error| failed(0, &error))?;
+        let mut added = added.iter().enumerate();
+        match added.find_map(|(n, one)| Some((n, one.as_ref().err()?))) {
+            None => Ok(()),
+            Some((taken, error)) => Err(failed(taken, error)),
+        }
+    }
+}
+
+fn too_large(taken: usize) -> SinkError {
+    SinkError::Reject {
+        taken,
+        why: "larger than the server's proto-max-bulk-len".into(),
+        detail: None,
+    }
+}
+
+/// The same error, of events that come after so many.
+fn after(before: usize, error: SinkError) -> SinkError {
+    match error {
+        SinkError::Retry { taken, after, why } => SinkError::Retry {
+            taken: before + taken,
+            after,
+            why,
+        },
+        SinkError::Reject { taken, why, detail } => SinkError::Reject {
+            taken: before + taken,
+            why,
+            detail,
+        },
+        fatal => fatal,
     }
 }
 
@@ -53,46 +134,30 @@ impl Sink for RedisSink {
     }
 
     async fn open(&mut self) -> Result<(), SinkError> {
-        let answer = ANSWER.min(self.timeout);
-        self.connection = Some(self.target.connect(answer).await.map_err(SinkError::retry)?);
+        self.link = Some(self.connect().await?);
         Ok(())
     }
 
     async fn write(&mut self, events: &[Event]) -> Result<(), SinkError> {
         // Taken out, so that an attempt that is dropped half way leaves no connection with answers still to come.
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let answer = ANSWER.min(self.timeout);
-                self.target.connect(answer).await.map_err(SinkError::retry)?
-            }
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => self.connect().await?,
         };
-        let mut adds = redis::pipe();
-        for event in events {
-            let add = adds.cmd("XADD").arg(&self.stream);
-            if let Some(max_len) = self.max_len {
-                add.arg("MAXLEN").arg("~").arg(max_len);
+        let mut written = 0;
+        for some in events.chunk_by(|a, b| a.payload.len() < LARGE && b.payload.len() < LARGE) {
+            let fits = |event: &Event| link.largest.is_none_or(|largest| event.payload.len() <= largest);
+            if !some.iter().all(fits) {
+                // Smaller ones are not alone, and always fit.
+                self.link = Some(link);
+                return Err(too_large(written));
             }
-            add.arg("*").arg(&self.field).arg(&event.payload[..]);
+            if let Err(error) = self.add(&mut link, some).await {
+                return Err(after(written, error));
+            }
+            written += some.len();
         }
-        adds.ignore_errors();
-        let failed = |taken, error: &RedisError| SinkError::Retry {
-            taken,
-            after: None,
-            why: told(error).into(),
-        };
-        let added: Vec<RedisResult<Value>> = adds
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| failed(0, &error))?;
-        self.connection = Some(connection);
-        match added
-            .iter()
-            .enumerate()
-            .find_map(|(n, one)| Some((n, one.as_ref().err()?)))
-        {
-            None => Ok(()),
-            Some((taken, error)) => Err(failed(taken, error)),
-        }
+        self.link = Some(link);
+        Ok(())
     }
 }

@@ -150,6 +150,34 @@ impl RedisSource {
         })
     }
 
+    /// Whether this user may do what keeps and settles entries, tried on an entry that there cannot be: else it would take
+    /// some, and others would take them over while they are held.
+    async fn may_keep(&self, control: &mut MultiplexedConnection) -> Result<(), SourceError> {
+        let RedisConsumer { stream, group, .. } = &self.consumer;
+        let none = Id(0, 0).to_string();
+        let mut claims = CLAIMS.prepare_invoke();
+        claims.key(stream).arg(group).arg(&*self.name).arg(0).arg(&none);
+        let scripted: Result<Value, RedisError> = claims.invoke_async(control).await;
+        let mut claim = redis::cmd("XCLAIM");
+        claim.arg(stream).arg(group).arg(&*self.name).arg(0).arg(&none);
+        let claimed: Result<Value, RedisError> = claim.query_async(control).await;
+        let mut ack = redis::cmd("XACK");
+        ack.arg(stream).arg(group).arg(&none);
+        let acked: Result<Value, RedisError> = ack.query_async(control).await;
+        match scripted.and(claimed).and(acked) {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some("NOPERM") => Err(SourceError::Interrupted(
+                format!(
+                    "this user may not keep what it is handed ({}): grant EVAL, EVALSHA, SCRIPT, XPENDING, XRANGE, XCLAIM \
+                     and XACK",
+                    told(&error)
+                )
+                .into(),
+            )),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
     /// How many entries to ask for: as many as fit if they are no larger than those of late; the first read asks for
     /// one.
     fn count(&self, ask: &Ask) -> usize {
@@ -406,6 +434,7 @@ impl Source for RedisSource {
                 _ => return Err(self.failed(&error)),
             }
         }
+        self.may_keep(&mut control).await?;
         *self.settle.0.control() = Some(control);
         self.reader = Some(reader);
         // Also after a break: an answer that got lost on its way left its entries there.

@@ -45,6 +45,7 @@ pub(super) fn source(report: &mut Report<'_>, path: &Path, source: &SourceConfig
             redis.max_hold,
             redis.max_deliver,
         );
+        pair(report, path, redis.cert_file.is_some(), redis.key_file.is_some());
     }
 }
 
@@ -74,6 +75,7 @@ pub(super) fn sink(report: &mut Report<'_>, path: &Path, sink: &SinkConfig) {
             );
         }
         attempt(report, path, redis.timeout);
+        pair(report, path, redis.cert_file.is_some(), redis.key_file.is_some());
     }
 }
 
