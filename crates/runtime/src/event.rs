@@ -31,6 +31,9 @@ pub struct Event {
     pub token: Token,
 }
 
+/// So many events become one batch at most, where they came in several.
+const TOGETHER: usize = 1024;
+
 /// Events that cross a boundary together; recycled, so that a steady stream allocates none.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -58,6 +61,18 @@ impl Batch {
     pub fn push_fault(&mut self, event: Event, why: Name) {
         self.faults.push_back((event.token, Poison::new(why)));
         self.push(event);
+    }
+
+    /// Whether another batch may be appended: neither is in one piece, and together they are no larger than an attempt.
+    pub(crate) fn takes(&self, next: &Batch) -> bool {
+        self.lines.is_none() && next.lines.is_none() && self.events.len() + next.events.len() <= TOGETHER
+    }
+
+    /// Moves all of another batch behind what is here, and leaves it empty.
+    pub(crate) fn append(&mut self, next: &mut Batch) {
+        self.bytes += std::mem::take(&mut next.bytes);
+        self.events.append(&mut next.events);
+        self.faults.append(&mut next.faults);
     }
 
     /// Drops the events whose token is not `ours`.

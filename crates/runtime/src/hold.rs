@@ -146,7 +146,7 @@ impl Hold {
         }
     }
 
-    pub(crate) fn push(&self, batch: Batch) {
+    pub(crate) fn push(&self, mut batch: Batch) {
         if batch.is_empty() {
             return self.recycle(batch);
         }
@@ -154,7 +154,17 @@ impl Hold {
         let mut inner = self.inner();
         inner.events += batch.events.len();
         inner.bytes += batch.bytes;
-        inner.queue.push_back((batch, now));
+        // What arrives in drops while an attempt is under way goes together in the next one: each costs the sink and the
+        // source a round trip.
+        match inner.queue.back_mut() {
+            Some((last, _)) if last.takes(&batch) => {
+                last.append(&mut batch);
+                if inner.spare.len() < SPARE {
+                    inner.spare.push(batch);
+                }
+            }
+            _ => inner.queue.push_back((batch, now)),
+        }
         inner.parked = false;
         self.publish(&inner);
         drop(inner);

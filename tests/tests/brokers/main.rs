@@ -2,7 +2,8 @@
 //! here, on free ports, with their data in a temporary folder; `tests/peers/run.sh` installs them.
 //!
 //! How long the long pause is, how many rounds of kills and how many messages is in `TIDEGATE_BROKER_PAUSE` (seconds),
-//! `TIDEGATE_BROKER_ROUNDS` and `TIDEGATE_BROKER_MESSAGES`; the defaults are short.
+//! `TIDEGATE_BROKER_ROUNDS` and `TIDEGATE_BROKER_MESSAGES`; the defaults are short. `TIDEGATE_BROKER_KILL` kills only the
+//! sidecar (0), the broker (1) or the link (2).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,

@@ -1,8 +1,8 @@
 //! Paused means that nothing moves, and resumed that the very next event does.
 use crate::rig::*;
 use bytes::Bytes;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_gate::{Controller, Gate, Holds, Scope, State, Wish};
 use tidegate_runtime::{
@@ -425,4 +425,32 @@ async fn a_pause_never_cancels_a_write() {
     permits.add_permits(1);
     board.until_state(State::Paused).await;
     assert_eq!((sink.payloads(), sink.attempts()), (numbered(0..1), 1));
+}
+
+#[tokio::test]
+async fn what_arrives_in_drops_while_an_attempt_is_under_way_goes_together_in_the_next() {
+    let board = Board::new();
+    let member = board.member();
+    let (feeder, source) = memory(100);
+    let sizes: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let seen = sizes.clone();
+    let mut sink = Scripted::new(member.gate(), move |_, events| {
+        seen.lock().unwrap().push(events.len());
+        Act::Take
+    });
+    let permits = Arc::new(Semaphore::new(0));
+    sink.permits = Some(permits.clone());
+    let (stop, task) = run(&member, pipeline(source, (), sink.clone()));
+    feeder.send("0").await;
+    sink.attempted(1).await;
+    for n in 1..=10_u64 {
+        feeder.send(n.to_string()).await;
+        board.until("it is held", |s| s.held.events == n).await;
+    }
+    permits.add_permits(10);
+    sink.has(11).await;
+    assert_eq!(*sizes.lock().unwrap(), [1, 10]);
+    assert_eq!(sink.payloads(), numbered(0..11));
+    stop.cancel();
+    report(task).await;
 }
