@@ -7,8 +7,8 @@
 //! TIDEGATE_SIM_SEED=1234 cargo test -p simulation             one, again
 //! ```
 //! What is real: the poll loop, the flag's reader, the decision, the holds, the gate, the driver, the supervisor and the
-//! herald. What is not: the store (a provider that does what the seed says), source and sink (in memory), the clock. The wall
-//! clock does not jump here.
+//! herald. What is not: the store (a provider that does what the seed says), source and sink (in memory), the clocks. The wall
+//! clock of the process jumps, both ways, by milliseconds and by hours; that of the store does not.
 mod model;
 mod store;
 mod world;
@@ -27,6 +27,10 @@ pub enum Twin {
     ResumesOnOutage,
     /// A restart loses the holds that operators placed.
     ForgetsOperators,
+    /// How old a reading is is told by the wall clock.
+    AgesByTheWall,
+    /// An operator's hold ends when it should have as the clock stood when somebody last looked.
+    SleepsThroughAJump,
 }
 
 impl Twin {
@@ -34,7 +38,7 @@ impl Twin {
         match self {
             Twin::ResumesOnMissing => matches!(error, ReadError::Missing(_) | ReadError::Deleted(_)),
             Twin::ResumesOnOutage => matches!(error, ReadError::Unavailable { .. }),
-            Twin::ForgetsOperators => false,
+            Twin::ForgetsOperators | Twin::AgesByTheWall | Twin::SleepsThroughAJump => false,
         }
     }
 }
@@ -46,6 +50,8 @@ pub struct Trace {
     pub moves: u64,
     /// Ends of the process.
     pub restarts: u64,
+    /// Jumps of the wall clock, back and forth.
+    pub jumps: [u64; 2],
     /// Reads of the store that gave an answer.
     pub polls: u64,
     /// Events that arrived.

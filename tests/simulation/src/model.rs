@@ -1,6 +1,5 @@
 //! When should a stream stand still? The same rules once more, as short as they can be said, and sharing no code with
 //! what they judge but the words for options.
-use crate::store::TIMEOUT;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 use tidegate_gate::{OnAbsence, OnExpiry};
@@ -9,6 +8,9 @@ use tokio::time::Instant;
 
 /// Two things that fall on the same tick of the clock may happen in either order.
 const TICK: Duration = Duration::from_millis(2);
+
+/// How long an end that the clock has jumped over may go unnoticed.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What one read of a secret came to.
 #[derive(Clone, Debug)]
@@ -53,6 +55,8 @@ struct Switch {
     version: Option<u64>,
     /// The last read was no flag: from `good_at + max_stale` on, `on_stale` counts.
     blind: bool,
+    /// While a read is under way nobody asks how old the last one is: its outcome decides.
+    reading: bool,
     /// Set aside where, at which version.
     aside: BTreeMap<usize, Option<u64>>,
     /// Holds where, by which version.
@@ -67,6 +71,8 @@ type Api = Option<SystemTime>;
 pub(crate) struct Model {
     switches: Vec<Switch>,
     api: BTreeMap<usize, Api>,
+    /// The clock was set, and ends that it has jumped over, or come near to, are noticed by then.
+    settled_at: Option<Instant>,
 }
 
 impl Model {
@@ -92,19 +98,36 @@ impl Model {
                 good_at: now,
                 version,
                 blind: false,
+                reading: false,
                 aside: BTreeMap::new(),
             }
         };
         Model {
             switches: options.iter().zip(last).map(switch).collect(),
             api,
+            settled_at: None,
         }
+    }
+
+    /// The wall clock is another from now on.
+    pub(crate) fn jumped(&mut self, now: Instant, wall: SystemTime) {
+        let soon = wall + LOOK + TICK;
+        if self.api.values().flatten().any(|until| *until <= soon) {
+            self.settled_at = Some(now + LOOK + TICK);
+        }
+    }
+
+    /// A switch's secret is being read.
+    pub(crate) fn read_begins(&mut self, switch: usize, now: Instant) {
+        self.grow_old(now);
+        self.switches[switch].reading = true;
     }
 
     /// One read of a switch's secret is applied.
     pub(crate) fn observe(&mut self, switch: usize, seen: &Observation, now: Instant, wall: SystemTime) {
         self.grow_old(now);
         let s = &mut self.switches[switch];
+        s.reading = false;
         s.blind = !matches!(seen, Observation::Flag(_));
         match seen {
             Observation::Flag(flag) => {
@@ -132,7 +155,7 @@ impl Model {
 
     fn grow_old(&mut self, now: Instant) {
         for s in &mut self.switches {
-            let pauses = s.options.on_stale == OnAbsence::Pause && s.blind && !s.paused;
+            let pauses = s.options.on_stale == OnAbsence::Pause && s.blind && !s.paused && !s.reading;
             if pauses && now >= s.good_at + s.options.max_stale {
                 s.hold();
             }
@@ -179,12 +202,12 @@ impl Model {
             apart.is_ok_and(|apart| apart <= TICK)
         };
         let api = self.api.values().flatten().any(|until| near(*until));
-        // While a read is under way nobody looks at the age of the last one: at most for as long as a read may take.
         let old = self.switches.iter().any(|s| {
             let due = s.good_at + s.options.max_stale;
-            s.blind && now + TICK >= due && now <= due + TIMEOUT + TICK
+            s.blind && now + TICK >= due && now <= due + TICK
         });
-        api || old
+        let jumped = self.settled_at.is_some_and(|at| now <= at);
+        api || old || jumped
     }
 
     /// The operator's holds that stand now.

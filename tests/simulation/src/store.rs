@@ -1,6 +1,7 @@
 //! A store that changes, breaks and takes its time as a seed says, and tells the model what each read came to.
 use crate::Twin;
 use crate::model::{Flag, Model, Observation};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 use tidegate_gate::{Name, Version};
@@ -56,11 +57,31 @@ pub(crate) struct Truth {
     pub(crate) model: Arc<Mutex<Model>>,
     pub(crate) begin: Instant,
     pub(crate) noon: SystemTime,
+    /// By how many milliseconds the wall clock of the process is wrong.
+    pub(crate) off: Arc<AtomicI64>,
 }
 
 impl Truth {
-    pub(crate) fn wall(&self) -> SystemTime {
+    /// The clock of the store, and of whoever writes there.
+    pub(crate) fn store_clock(&self) -> SystemTime {
         self.noon + self.begin.elapsed()
+    }
+
+    /// The clock of the process's machine, which jumps.
+    pub(crate) fn wall(&self) -> SystemTime {
+        let off = self.off.load(Relaxed);
+        let by = Duration::from_millis(off.unsigned_abs());
+        match off < 0 {
+            true => self.store_clock() - by,
+            false => self.store_clock() + by,
+        }
+    }
+
+    /// The clock is set.
+    pub(crate) fn jump(&self, milliseconds: i64) {
+        self.off.fetch_add(milliseconds, Relaxed);
+        let (now, wall) = (Instant::now(), self.wall());
+        self.model().jumped(now, wall);
     }
 
     pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
@@ -252,6 +273,8 @@ impl Provider for Scripted {
 
     fn read(&mut self) -> ReadFuture<'_> {
         Box::pin(async move {
+            let switch = unpoisoned(&self.store).switch;
+            self.truth.model().read_begins(switch, Instant::now());
             let mut under = Under {
                 scripted: self,
                 done: false,

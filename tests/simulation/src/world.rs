@@ -3,6 +3,7 @@ use crate::model::{Model, Options};
 use crate::store::{Content, Fault, Scripted, Store, TIMEOUT, Truth, unpoisoned};
 use crate::{Failure, Trace, Twin};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tidegate_gate::{
@@ -164,6 +165,9 @@ pub(crate) struct World {
     sick: Arc<Mutex<bool>>,
     fed: Vec<u64>,
     acked: Vec<u64>,
+    /// When the board says that a stream became `pausing`, and when that was first seen: the board's clock jumps.
+    pausing: Vec<Option<(SystemTime, Instant)>>,
+    last_jump: Instant,
     /// With a `state_dir`.
     remembers: bool,
     remembered: Remembered,
@@ -190,6 +194,7 @@ impl World {
                 model: Arc::new(Mutex::new(model)),
                 begin,
                 noon,
+                off: Arc::default(),
             },
             options,
             stores,
@@ -197,6 +202,8 @@ impl World {
             sick: Arc::default(),
             fed: vec![0; STREAMS.len()],
             acked: vec![0; STREAMS.len()],
+            pausing: vec![None; STREAMS.len()],
+            last_jump: begin,
             remembered: Remembered::default(),
             trace: Trace::default(),
             random,
@@ -227,10 +234,15 @@ impl World {
     }
 
     async fn start(&mut self, api: BTreeMap<usize, Option<SystemTime>>) -> Process {
-        let (begin, noon) = (self.truth.begin, self.truth.noon);
-        let holds = Holds::new(Clock::new(move || Moment {
-            wall: noon + begin.elapsed(),
-            mono: Instant::now().into_std(),
+        let truth = self.truth.clone();
+        let by_the_wall = self.twin == Some(Twin::AgesByTheWall);
+        let holds = Holds::new(Clock::new(move || {
+            let (wall, now) = (truth.wall(), Instant::now().into_std());
+            let off = wall.duration_since(truth.store_clock()).unwrap_or_default();
+            Moment {
+                wall,
+                mono: if by_the_wall { now + off } else { now },
+            }
         }));
         let mut feeders = Vec::new();
         let mut streams = Vec::new();
@@ -296,7 +308,11 @@ impl World {
         for task in poller.tasks(&stop) {
             tasks.spawn(task);
         }
-        tasks.spawn(herald(holds.clone(), stop.clone()));
+        if self.twin == Some(Twin::SleepsThroughAJump) {
+            tasks.spawn(sleepy_herald(holds.clone(), stop.clone()));
+        } else {
+            tasks.spawn(herald(holds.clone(), stop.clone()));
+        }
         Process {
             supervisor: Some(Supervisor::spawn(holds.clone(), streams)),
             holds,
@@ -333,7 +349,7 @@ impl World {
 
     /// One move of somebody's.
     async fn act(&mut self, mut process: Process) -> Result<Process, Failure> {
-        let wall = self.truth.wall();
+        let (wall, written) = (self.truth.wall(), self.truth.store_clock());
         let n = self.random.usize(..SWITCHES.len());
         let streams: Vec<usize> = match self.random.u8(..3) {
             0 => vec![0, 1],
@@ -344,8 +360,8 @@ impl World {
             0..30 => {
                 let paused = self.random.bool();
                 let until = (self.random.u8(..3) == 0)
-                    .then(|| wall + Duration::from_secs(self.random.u64(0..12)) - Duration::from_secs(2));
-                unpoisoned(&self.stores[n]).write(Content::Flag { paused, until }, wall);
+                    .then(|| written + Duration::from_secs(self.random.u64(0..12)) - Duration::from_secs(2));
+                unpoisoned(&self.stores[n]).write(Content::Flag { paused, until }, written);
             }
             30..40 => {
                 let all = [
@@ -356,7 +372,7 @@ impl World {
                     Content::Disabled,
                 ];
                 let content = all[self.random.usize(..all.len())];
-                unpoisoned(&self.stores[n]).write(content, wall);
+                unpoisoned(&self.stores[n]).write(content, written);
             }
             40..52 => {
                 let all = [
@@ -413,16 +429,17 @@ impl World {
                 let nudger = process.nudger.clone();
                 process.tasks.spawn(async move { nudger.poll_now().await });
             }
-            88..93 => {
+            88..91 => {
                 let sick = self.random.bool();
                 *unpoisoned(&self.sick) = sick;
             }
-            93..97 if !edge => {
+            91..94 if !edge => {
                 let kill = self.random.bool();
                 let api = self.end(process, kill).await?;
                 self.trace.restarts += 1;
                 process = self.start(api).await;
             }
+            94..100 if !edge && self.last_jump.elapsed() > Duration::from_secs(2) => self.jump(),
             _ => {}
         }
         let more = self.random.u64(0..20);
@@ -433,6 +450,18 @@ impl World {
             self.fed[n] += more;
         }
         Ok(process)
+    }
+
+    /// Somebody sets the clock of the machine, or what keeps it right does.
+    fn jump(&mut self) {
+        let most = [3_000, 15_000, 3_600_000, 3_600_000][self.random.usize(..4)];
+        let by = self.random.i64(1..most);
+        // Not so far that it is another day.
+        let off = self.truth.off.load(Relaxed);
+        let back = off > 10_000_000 || (off > -10_000_000 && self.random.bool());
+        self.truth.jump(if back { -by } else { by });
+        self.trace.jumps[usize::from(!back)] += 1;
+        self.last_jump = Instant::now();
     }
 
     /// Time goes by; now and then everything is compared.
@@ -484,8 +513,15 @@ impl World {
                     stream.in_flight
                 )));
             }
-            let lasts = wall.duration_since(stream.last_transition).unwrap_or_default();
-            if stream.state == State::Pausing && lasts > ATTEMPT * 2 {
+            if stream.state != State::Pausing {
+                self.pausing[n] = None;
+                continue;
+            }
+            let since = stream.last_transition;
+            let seen = self.pausing[n].filter(|(known, _)| *known == since);
+            let (_, at) = *self.pausing[n].insert(seen.unwrap_or((since, now)));
+            let lasts = at.elapsed();
+            if lasts > ATTEMPT * 2 {
                 return Err(self.fail(format!("stream {name} is still {word} after {lasts:?}")));
             }
         }
@@ -541,7 +577,7 @@ impl World {
 
     /// All faults end and nobody wishes a pause any more: everything must arrive.
     async fn recover(&mut self, process: &Process) -> Result<(), Failure> {
-        let wall = self.truth.wall();
+        let written = self.truth.store_clock();
         *unpoisoned(&self.sick) = false;
         for store in &self.stores {
             let mut store = unpoisoned(store);
@@ -551,7 +587,7 @@ impl World {
                     paused: false,
                     until: None,
                 },
-                wall,
+                written,
             );
         }
         self.truth.model().resume(&[0, 1]);
@@ -580,6 +616,19 @@ impl World {
             self.trace.polls += self.stores.get(n).map_or(0, |store| unpoisoned(store).reads);
         }
         Ok(())
+    }
+}
+
+/// The herald as it must not be: it waits for an end as the clock stood, and does not look again.
+async fn sleepy_herald(holds: Arc<Holds>, stop: CancellationToken) {
+    loop {
+        let proof = holds.proof();
+        let next = holds.settle().unwrap_or(LONG);
+        tokio::select! {
+            () = proof => {}
+            () = tokio::time::sleep(next) => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 
