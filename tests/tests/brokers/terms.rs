@@ -262,7 +262,12 @@ async fn nats_what_is_published_twice_is_stored_once() {
     nats.fill().await;
     let site = Site::new();
     let sidecar = site.sidecar("one", &nats.source(""), &nats.sink()).await;
-    let settled = async || nats.info().await.ack_floor.stream_sequence == EVENTS as u64;
+    let stream = nats.context.get_stream("orders").await.unwrap();
+    // The consumer is made by the sidecar.
+    let settled = async || {
+        let info = stream.consumer_info("tidegate").await;
+        info.is_ok_and(|info| info.ack_floor.stream_sequence == EVENTS as u64)
+    };
     eventually("everything is acknowledged", settled).await;
     sidecar.stop().await.unwrap();
     let ids = |all: Vec<(Option<HeaderMap>, Vec<u8>)>| -> Vec<String> {
@@ -273,16 +278,9 @@ async fn nats_what_is_published_twice_is_stored_once() {
     assert_eq!(ids(nats.all("done").await), expected);
 
     // As after a kill between the sink's answer and the acknowledgement: the consumer begins again.
-    let stream = nats.context.get_stream("orders").await.unwrap();
     stream.delete_consumer("tidegate").await.unwrap();
     let sidecar = site.sidecar("two", &nats.source(""), &nats.sink()).await;
-    eventually("everything is acknowledged again", async || {
-        stream
-            .consumer_info("tidegate")
-            .await
-            .is_ok_and(|info| info.ack_floor.stream_sequence == EVENTS as u64)
-    })
-    .await;
+    eventually("everything is acknowledged again", settled).await;
     assert_eq!(ids(nats.all("done").await), expected);
     sidecar.stop().await.unwrap();
 }
