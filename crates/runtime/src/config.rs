@@ -1,6 +1,7 @@
 //! What a configuration says of a stream, and one place that builds it.
 use crate::broker_config::{
-    self, BadBroker, NatsSinkConfig, NatsSourceConfig, RedisSinkConfig, RedisSourceConfig,
+    self, BadBroker, KafkaSinkConfig, KafkaSourceConfig, NatsSinkConfig, NatsSourceConfig, RedisSinkConfig,
+    RedisSourceConfig,
 };
 use crate::connectors::{
     Accept, AnySink, AnySource, BadTarget, FileSink, FileSource, HttpSink, HttpSource, HttpTarget,
@@ -68,6 +69,8 @@ pub enum SourceConfig {
     Nats(NatsSourceConfig),
     /// A Redis Streams consumer group.
     Redis(RedisSourceConfig),
+    /// A Kafka consumer group.
+    Kafka(KafkaSourceConfig),
 }
 
 /// `type = "stdin"`.
@@ -173,6 +176,8 @@ pub enum SinkConfig {
     Nats(NatsSinkConfig),
     /// A Redis Stream.
     Redis(RedisSinkConfig),
+    /// A Kafka topic.
+    Kafka(KafkaSinkConfig),
 }
 
 /// `type = "stdout"`.
@@ -347,6 +352,10 @@ pub fn build(
             Some(broker_config::redis_source(&config.name, c)?),
             broker_config::limits(c.prefetch, c.prefetch_bytes),
         ),
+        SourceConfig::Kafka(c) => (
+            Some(broker_config::kafka_source(&config.name, c)?),
+            broker_config::limits(c.prefetch, c.prefetch_bytes),
+        ),
         _ => (None, Limits::default()),
     };
     let sink = match &config.sink {
@@ -371,6 +380,7 @@ pub fn build(
         }
         SinkConfig::Nats(c) => broker_config::nats_sink(&config.name, c)?,
         SinkConfig::Redis(c) => broker_config::redis_sink(&config.name, c)?,
+        SinkConfig::Kafka(c) => broker_config::kafka_sink(&config.name, c)?,
     };
     let stages = stages(config)?;
     let dead_letters = match &config.dead_letter {

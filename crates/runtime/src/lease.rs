@@ -344,14 +344,6 @@ impl<H: Clone> Leases<H> {
             .count()
     }
 
-    /// Forgets everything of these partitions: another member of the group has them.
-    pub fn revoke(&self, partitions: &[u32]) {
-        let mut ledger = self.ledger();
-        ledger
-            .out
-            .retain(|(partition, _), _| !partitions.contains(partition));
-    }
-
     /// Forgets those that were last renewed at or before a moment. Returns how many. Those past the gate stay, and
     /// count as renewed now, so that they are tried again.
     pub fn expire(&self, before: Instant, now: Instant) -> usize {

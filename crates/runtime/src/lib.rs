@@ -46,7 +46,8 @@ mod together;
 mod vitals;
 
 pub use broker_config::{
-    BadBroker, NatsAuth, NatsSinkConfig, NatsSourceConfig, RedisSinkConfig, RedisSourceConfig,
+    BadBroker, KafkaAuth, KafkaSinkConfig, KafkaSourceConfig, NatsAuth, NatsSinkConfig, NatsSourceConfig,
+    RedisSinkConfig, RedisSourceConfig, kafka_option_refused,
 };
 pub use config::{
     BuildError, CountStageConfig, FileSinkConfig, FileSourceConfig, HttpSinkConfig, HttpSourceConfig,
@@ -58,6 +59,8 @@ pub use connectors::{
     HttpSink, HttpSource, HttpTarget, MemorySettle, MemorySink, MemorySource, StdinSettle, StdinSource,
     StdoutSink, Webhook, memory,
 };
+#[cfg(feature = "kafka")]
+pub use connectors::{KafkaConsumer, KafkaSettle, KafkaSink, KafkaSource, KafkaTarget};
 #[cfg(feature = "nats")]
 pub use connectors::{NatsConsumer, NatsSettle, NatsSink, NatsSource, NatsTarget};
 #[cfg(feature = "redis")]

@@ -105,6 +105,7 @@ fn the_example_loads() {
             "webhooks",
             "shipments",
             "payments",
+            "invoices",
             "app",
             "reports"
         ]
@@ -432,6 +433,57 @@ fn what_is_not_toml_is_said_with_its_line() {
     assert!(lines.iter().all(|l| l.contains("this is not TOML")), "{lines:#?}");
     assert!(lines[0].starts_with("t.toml:2:5: "), "{lines:#?}");
     assert!(lines.iter().any(|l| l.starts_with("t.toml:3:")), "{lines:#?}");
+}
+
+#[test]
+fn what_kafka_cannot_be_told_is_one_line_that_names_it_and_shows_no_value() {
+    let with = |source: &str| {
+        format!(
+            "[[stream]]\nname = \"s\"\nsink = {{ type = \"stdout\" }}\n[stream.source]\ntype = \"kafka\"\n{source}\n"
+        )
+    };
+    let good = "brokers = [\"k:9092\"]\ngroup = \"g\"\ntopics = [\"t\"]\n";
+    ok(&with(good));
+    for (wrong, right, says) in [
+        (
+            "\"kafka://k:9092\"",
+            "\"k:9092\"",
+            "stream[s].source.brokers: expected hosts with their ports",
+        ),
+        (
+            "\"k\"",
+            "\"k:9092\"",
+            "stream[s].source.brokers: expected hosts with their ports",
+        ),
+        (
+            "\"a b\"",
+            "\"t\"",
+            "stream[s].source.topics: expected the whole name of a topic",
+        ),
+        ("\"\"", "\"g\"", "stream[s].source.group: expected a name"),
+    ] {
+        let said = lines(&with(&good.replace(right, wrong)));
+        assert!(said.len() == 1 && said[0].contains(says), "{said:?}");
+    }
+    for (name, says) in [
+        ("enable.auto.commit", "once the sink has"),
+        ("group.id", "say `group`"),
+        ("sasl.password", "names the file that holds it"),
+    ] {
+        let said = lines(&with(&format!("{good}options = {{ \"{name}\" = \"hunter2\" }}")));
+        assert!(
+            said.len() == 1
+                && said[0].contains(name)
+                && said[0].contains(says)
+                && !said[0].contains("hunter2"),
+            "{said:?}"
+        );
+    }
+    let said = lines(&with(&format!("{good}ca_file = \"/x\"")));
+    assert!(
+        said.len() == 1 && said[0].contains("stream[s].source.tls: expected true"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -766,6 +818,12 @@ fn what_the_example_shows_as_a_default_is_one() {
         "stream.4.source.field",
         "stream.4.source.password_file",
         "stream.4.source.user",
+        "stream.5.sink.options.compression.type",
+        "stream.5.source.ca_file",
+        "stream.5.source.instance_id",
+        "stream.5.source.max_hold",
+        "stream.5.source.options.client.rack",
+        "stream.5.source.options.session.timeout.ms",
         "switch.0.interval",
         "switch.0.vault.auth.file",
         "switch.0.vault.ca_file",

@@ -5,6 +5,14 @@ mod file_sink;
 mod file_source;
 mod http_sink;
 mod http_source;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_offsets;
+#[cfg(feature = "kafka")]
+mod kafka_sink;
+#[cfg(feature = "kafka")]
+mod kafka_source;
 mod lines;
 mod memory;
 #[cfg(feature = "nats")]
@@ -26,6 +34,12 @@ pub use file_sink::FileSink;
 pub use file_source::{FileSettle, FileSource};
 pub use http_sink::{BadTarget, HttpSink, HttpTarget};
 pub use http_source::{Accept, HttpSettle, HttpSource, Webhook};
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaTarget;
+#[cfg(feature = "kafka")]
+pub use kafka_sink::KafkaSink;
+#[cfg(feature = "kafka")]
+pub use kafka_source::{KafkaConsumer, KafkaSettle, KafkaSource};
 pub use memory::{Feeder, MemorySettle, MemorySink, MemorySource, memory};
 #[cfg(feature = "nats")]
 pub use nats::NatsTarget;
@@ -61,6 +75,8 @@ pub enum AnySource {
     Nats(Box<NatsSource>),
     #[cfg(feature = "redis")]
     Redis(Box<RedisSource>),
+    #[cfg(feature = "kafka")]
+    Kafka(Box<KafkaSource>),
 }
 
 /// The other handle of an [`AnySource`].
@@ -75,6 +91,8 @@ pub enum AnySettle {
     Nats(NatsSettle),
     #[cfg(feature = "redis")]
     Redis(RedisSettle),
+    #[cfg(feature = "kafka")]
+    Kafka(KafkaSettle),
 }
 
 /// Any sink that a configuration can name.
@@ -89,6 +107,8 @@ pub enum AnySink {
     Nats(Box<NatsSink>),
     #[cfg(feature = "redis")]
     Redis(Box<RedisSink>),
+    #[cfg(feature = "kafka")]
+    Kafka(Box<KafkaSink>),
 }
 
 macro_rules! each {
@@ -105,6 +125,8 @@ macro_rules! each {
             AnySource::Nats($one) => $do,
             #[cfg(feature = "redis")]
             AnySource::Redis($one) => $do,
+            #[cfg(feature = "kafka")]
+            AnySource::Kafka($one) => $do,
         }
     };
     (@AnySettle, $self:expr, $one:ident => $do:expr) => {
@@ -117,6 +139,8 @@ macro_rules! each {
             AnySettle::Nats($one) => $do,
             #[cfg(feature = "redis")]
             AnySettle::Redis($one) => $do,
+            #[cfg(feature = "kafka")]
+            AnySettle::Kafka($one) => $do,
         }
     };
     (@AnySink, $self:expr, $one:ident => $do:expr) => {
@@ -129,6 +153,8 @@ macro_rules! each {
             AnySink::Nats($one) => $do,
             #[cfg(feature = "redis")]
             AnySink::Redis($one) => $do,
+            #[cfg(feature = "kafka")]
+            AnySink::Kafka($one) => $do,
         }
     };
 }
@@ -150,6 +176,8 @@ impl Source for AnySource {
             AnySource::Nats(s) => AnySettle::Nats(s.settle()),
             #[cfg(feature = "redis")]
             AnySource::Redis(s) => AnySettle::Redis(s.settle()),
+            #[cfg(feature = "kafka")]
+            AnySource::Kafka(s) => AnySettle::Kafka(s.settle()),
         }
     }
 

@@ -3,7 +3,10 @@ use super::problem::Report;
 use super::streams::LONGEST_ATTEMPT;
 use super::tree::Path;
 use std::time::Duration;
-use tidegate_runtime::{NatsSinkConfig, NatsSourceConfig, SinkConfig, SourceConfig};
+use tidegate_runtime::{
+    KafkaSinkConfig, KafkaSourceConfig, NatsSinkConfig, NatsSourceConfig, SinkConfig, SourceConfig,
+    kafka_option_refused,
+};
 
 /// Shorter leases than this are over before a slow link has renewed them.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
@@ -47,6 +50,34 @@ pub(super) fn source(report: &mut Report<'_>, path: &Path, source: &SourceConfig
         );
         pair(report, path, redis.cert_file.is_some(), redis.key_file.is_some());
     }
+    if let SourceConfig::Kafka(kafka) = source {
+        let KafkaSourceConfig {
+            brokers,
+            group,
+            topics,
+            instance_id,
+            prefetch,
+            prefetch_bytes,
+            max_hold,
+            ..
+        } = kafka;
+        kafka_brokers(report, path, brokers);
+        not_empty(report, &path.key("group"), group);
+        if topics.is_empty() {
+            report.at(&path.key("topics"), "expected one topic at least");
+        }
+        for topic in topics {
+            kafka_topic(report, &path.key("topics"), topic);
+        }
+        if let Some(instance_id) = instance_id {
+            not_empty(report, &path.key("instance_id"), instance_id);
+        }
+        amounts(report, path, *prefetch, *prefetch_bytes, *max_hold, None);
+        kafka_options(report, path, kafka.options.keys());
+        let tls_only = kafka.ca_file.is_some() || kafka.cert_file.is_some() || kafka.key_file.is_some();
+        kafka_tls(report, path, kafka.tls, tls_only);
+        pair(report, path, kafka.cert_file.is_some(), kafka.key_file.is_some());
+    }
 }
 
 pub(super) fn sink(report: &mut Report<'_>, path: &Path, sink: &SinkConfig) {
@@ -76,6 +107,63 @@ pub(super) fn sink(report: &mut Report<'_>, path: &Path, sink: &SinkConfig) {
         }
         attempt(report, path, redis.timeout);
         pair(report, path, redis.cert_file.is_some(), redis.key_file.is_some());
+    }
+    if let SinkConfig::Kafka(kafka) = sink {
+        let KafkaSinkConfig {
+            brokers,
+            topic,
+            timeout,
+            ..
+        } = kafka;
+        kafka_brokers(report, path, brokers);
+        kafka_topic(report, &path.key("topic"), topic);
+        attempt(report, path, *timeout);
+        kafka_options(report, path, kafka.options.keys());
+        let tls_only = kafka.ca_file.is_some() || kafka.cert_file.is_some() || kafka.key_file.is_some();
+        kafka_tls(report, path, kafka.tls, tls_only);
+        pair(report, path, kafka.cert_file.is_some(), kafka.key_file.is_some());
+    }
+}
+
+fn kafka_brokers(report: &mut Report<'_>, path: &Path, brokers: &[String]) {
+    let bad = |broker: &String| {
+        let port = broker
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        port.is_none_or(|(host, port)| host.is_empty() || port == 0) || broker.contains([',', ' ', '/', '@'])
+    };
+    if brokers.is_empty() || brokers.iter().any(bad) {
+        report.at(
+            &path.key("brokers"),
+            "expected hosts with their ports, such as [\"kafka-1.internal:9092\"], without scheme, user or password",
+        );
+    }
+}
+
+fn kafka_topic(report: &mut Report<'_>, at: &Path, topic: &str) {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic.is_empty() || topic.len() > 249 || !topic.chars().all(allowed) {
+        report.at(
+            at,
+            "expected the whole name of a topic: letters, digits, \".\", \"_\" and \"-\"",
+        );
+    }
+}
+
+fn kafka_options<'a>(report: &mut Report<'_>, path: &Path, names: impl Iterator<Item = &'a String>) {
+    for name in names {
+        if let Some(why) = kafka_option_refused(name) {
+            report.at(&path.key("options").key(name), format!("is refused: {why}"));
+        }
+    }
+}
+
+fn kafka_tls(report: &mut Report<'_>, path: &Path, tls: bool, tls_only: bool) {
+    if tls_only && !tls {
+        report.at(
+            &path.key("tls"),
+            "expected true: ca_file, cert_file and key_file are for TLS",
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use tidegate_admin::{AdminError, ControlOptions};
 use tidegate_gate::{Clock, Holds, Moment};
 use tidegate_http::{Address, Tls};
-use tidegate_runtime::{BadTarget, BuildError};
+use tidegate_runtime::{BadBroker, BadTarget, BuildError};
 
 /// Reports what is missing or cannot be used. Nothing that was read is shown.
 pub(super) fn check(sections: &Sections, report: &mut Report<'_>) {
@@ -59,7 +59,11 @@ pub(super) fn check(sections: &Sections, report: &mut Report<'_>) {
                 }
             }
             Err(BuildError::Broker { part, source, .. }) => {
-                report.quoting(&path.key(part).key("url"), source.to_string());
+                let key = match source {
+                    BadBroker::Address { .. } => "url",
+                    BadBroker::Option(_) => "options",
+                };
+                report.quoting(&path.key(part).key(key), source.to_string());
             }
             Err(error) => report.quoting(path, error.to_string()),
         }
