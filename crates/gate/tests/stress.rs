@@ -1,7 +1,7 @@
 //! The gate on real hardware: what moves in every way that a stream can move, closed and opened as fast as it goes.
 //!
 //! `TIDEGATE_STRESS_CYCLES` sets how often (the default takes a few seconds; 1000000 is the figure that
-//! `docs/performance.md` reports). Every check is also put to a gate that is a flag and nothing more, and must
+//! `docs/reliability.md` reports). Every check is also put to a gate that is a flag and nothing more, and must
 //! catch it moving.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -44,6 +44,8 @@ trait Barrier: Clone + Send + Sync + 'static {
     fn lane(&self, moved: Moved) -> BoxFuture<'static, ()>;
     /// A gated stream, consumed eight at a time.
     fn buffered(&self, moved: Moved) -> BoxFuture<'static, ()>;
+    /// Attempts at a sink that fails: one serial worker that tries each event until one attempt succeeds.
+    fn failing(&self, moved: Moved) -> BoxFuture<'static, ()>;
     /// Closes and waits until it says that nothing moves.
     fn pause(&mut self) -> impl Future<Output = ()> + Send;
     fn resume(&mut self);
@@ -56,6 +58,36 @@ async fn effect(moved: &Moved) {
     moved.step();
     yield_now().await;
     moved.step();
+}
+
+/// What becomes of an attempt at a sink.
+#[derive(Clone, Copy)]
+enum Fate {
+    Succeeds,
+    /// The sink has a part of it, and says so or not.
+    FailsHalfWay,
+    /// It is given up at its timeout, in the middle.
+    TimesOut,
+    /// What makes it is aborted with it.
+    Dies,
+}
+impl Fate {
+    fn of(n: u64) -> Fate {
+        [Fate::Succeeds, Fate::FailsHalfWay, Fate::TimesOut, Fate::Dies][scattered(n) % 4]
+    }
+}
+
+/// An attempt that ends here; true if the sink has the event.
+async fn attempt(moved: &Moved, fate: Fate) -> bool {
+    match fate {
+        Fate::Succeeds => effect(moved).await,
+        Fate::FailsHalfWay => {
+            moved.step();
+            yield_now().await;
+        }
+        Fate::TimesOut | Fate::Dies => drop(effect(moved).now_or_never()),
+    }
+    matches!(fate, Fate::Succeeds)
 }
 
 #[derive(Clone)]
@@ -123,6 +155,35 @@ impl Barrier for Exact {
             .for_each(|()| yield_now())
             .boxed()
     }
+    fn failing(&self, moved: Moved) -> BoxFuture<'static, ()> {
+        let gate = self.gate;
+        async move {
+            let mut lane = gate.lane();
+            for n in 0u64.. {
+                // Whatever failed is held, like what never began: it asks the gate again.
+                let run = lane.enter().await;
+                match Fate::of(n) {
+                    Fate::Dies => {
+                        let (unit, moved) = (run.hand_off(), moved.clone());
+                        let made = tokio::spawn(async move {
+                            effect(&moved).await;
+                            drop(unit);
+                        });
+                        drop(run);
+                        yield_now().await;
+                        made.abort();
+                    }
+                    fate => {
+                        attempt(&moved, fate).await;
+                        drop(run);
+                    }
+                }
+                // The wait before the next attempt is not in flight.
+                yield_now().await;
+            }
+        }
+        .boxed()
+    }
     async fn pause(&mut self) {
         let generation = self.keeper.lock().unwrap().close();
         assert!(
@@ -182,6 +243,17 @@ impl Barrier for FlagOnly {
             .for_each(|()| yield_now())
             .boxed()
     }
+    fn failing(&self, moved: Moved) -> BoxFuture<'static, ()> {
+        let me = self.clone();
+        async move {
+            for n in 0u64.. {
+                me.clone().opened().await;
+                attempt(&moved, Fate::of(n)).await;
+                yield_now().await;
+            }
+        }
+        .boxed()
+    }
     async fn pause(&mut self) {
         self.0.store(true, SeqCst);
     }
@@ -189,6 +261,56 @@ impl Barrier for FlagOnly {
         self.0.store(false, SeqCst);
     }
     fn still_says_paused(&self) {}
+}
+
+/// The exact gate, and a sink's client that does not know of it: what failed is tried again, whatever the gate says.
+#[derive(Clone)]
+struct RetriesInside(Exact);
+impl Barrier for RetriesInside {
+    type Pass = Unit;
+    fn enter(&self) -> BoxFuture<'static, Unit> {
+        self.0.enter()
+    }
+    fn child(&self, of: &Unit) -> Unit {
+        self.0.child(of)
+    }
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+    fn lane(&self, moved: Moved) -> BoxFuture<'static, ()> {
+        self.0.lane(moved)
+    }
+    fn buffered(&self, moved: Moved) -> BoxFuture<'static, ()> {
+        self.0.buffered(moved)
+    }
+    fn failing(&self, moved: Moved) -> BoxFuture<'static, ()> {
+        let gate = self.0.gate;
+        async move {
+            let mut lane = gate.lane();
+            for n in 0u64.. {
+                let run = lane.enter().await;
+                let mut done = attempt(&moved, Fate::of(n)).await;
+                drop(run);
+                for again in n.. {
+                    yield_now().await;
+                    if done {
+                        break;
+                    }
+                    done = attempt(&moved, Fate::of(again.wrapping_mul(31))).await;
+                }
+            }
+        }
+        .boxed()
+    }
+    fn pause(&mut self) -> impl Future<Output = ()> + Send {
+        self.0.pause()
+    }
+    fn resume(&mut self) {
+        self.0.resume();
+    }
+    fn still_says_paused(&self) {
+        self.0.still_says_paused();
+    }
 }
 
 /// Units that travel: each effect runs in a task of its own, and starts another.
@@ -212,10 +334,11 @@ async fn moved_while_paused<B: Barrier>(mut barrier: B, cycles: u64) -> u64 {
     let spawn = {
         let (barrier, moved) = (barrier.clone(), moved.clone());
         move |kind: usize| -> AbortHandle {
-            let driver = match kind % 4 {
+            let driver = match kind {
                 0 | 1 => barrier.lane(moved.clone()),
                 2 => barrier.buffered(moved.clone()),
-                _ => fan_out(barrier.clone(), moved.clone()).boxed(),
+                3 => fan_out(barrier.clone(), moved.clone()).boxed(),
+                _ => barrier.failing(moved.clone()),
             };
             tokio::spawn(driver).abort_handle()
         }
@@ -269,13 +392,19 @@ fn on_two_workers<T>(work: impl Future<Output = T>) -> T {
 #[test]
 fn nothing_moves_between_paused_and_the_resume() {
     let caught = on_two_workers(moved_while_paused(Exact::new(), cycles()));
-    assert_eq!(caught, 0);
+    assert_eq!(caught, 0, "of {} cycles", cycles());
 }
 
 #[test]
 fn a_gate_that_is_only_a_flag_is_caught_moving() {
     let caught = on_two_workers(moved_while_paused(FlagOnly::default(), 1_000));
     assert!(caught > 0, "the check cannot see what it is there to see");
+}
+
+#[test]
+fn retries_that_do_not_ask_the_gate_are_caught_moving() {
+    let caught = on_two_workers(moved_while_paused(RetriesInside(Exact::new()), 1_000));
+    assert!(caught > 0, "the check cannot see what a failing sink does");
 }
 
 /// Threads without a runtime, spinning: the shortest distances in time that there are.
