@@ -47,6 +47,8 @@ pub(crate) fn http() -> Client {
     Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(Duration::from_secs(30))
+        // Plain HTTP: without this each client would read the system's CAs, which takes an unoptimised build long.
+        .tls_certs_only([])
         .build()
         .unwrap()
 }

@@ -115,6 +115,10 @@ impl HttpSink {
             .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
         if let Some(path) = &target.ca_file {
             client = client.tls_certs_only(authorities(path)?);
+        } else if shown.starts_with("http://") {
+            // Most apps are on loopback. Without this the system's CAs are loaded for nothing, and where there are none the
+            // app could not even be spoken to.
+            client = client.tls_certs_only([]);
         }
         Ok(HttpSink {
             client: client.build().map_err(|e| BadTarget::Client(reason(&e)))?,
