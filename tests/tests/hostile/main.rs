@@ -21,7 +21,8 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-const INTERVAL: Duration = Duration::from_secs(2);
+/// Far longer than a crowd may keep the sidecar from a processor: what is counted is polls.
+const INTERVAL: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(90);
 const TOKEN: &str = "oncall-token-of-16-bytes";
 /// Connections that are opened at a time: the queue of a listener is no place to wait in for this many.
