@@ -5,6 +5,7 @@ mod actuator;
 mod demo;
 mod forwarding;
 mod framing;
+mod grpc;
 mod holding;
 mod layer;
 mod storm;
