@@ -3,7 +3,7 @@ use crate::body::{Answering, RequestBody};
 use crate::doings::{Doings, Due, Work};
 use crate::listener::Limits;
 use crate::socket::Watched;
-use http::{Request, Response};
+use http::{Extensions, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -14,7 +14,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -29,9 +29,22 @@ pub struct Peer {
     pub local: Option<SocketAddr>,
     /// The connection is encrypted.
     pub tls: bool,
+    /// The other end's address as a proxy passes it on: written once for a connection, not for each of its requests.
+    pub(crate) forwarded: Option<HeaderValue>,
 }
 
 impl Peer {
+    /// Who is at the other end of a connection.
+    pub fn new(addr: Option<SocketAddr>, local: Option<SocketAddr>, tls: bool) -> Peer {
+        let ip = addr.map(|addr| addr.ip().to_canonical().to_string());
+        Peer {
+            addr,
+            local,
+            tls,
+            forwarded: ip.and_then(|ip| HeaderValue::from_str(&ip).ok()),
+        }
+    }
+
     /// The other end is on this machine.
     pub fn is_loopback(&self) -> bool {
         self.addr
@@ -98,8 +111,25 @@ impl<B: Body> Body for Counted<B> {
 struct Serve<S> {
     service: S,
     doings: Arc<Doings>,
-    peer: Peer,
+    /// What every request carries.
+    carried: Extensions,
     body_timeout: Duration,
+}
+
+/// The peer, and room for what routers and layers add: a map that has to grow is made and filled anew for every request,
+/// a copy of one with room has it too.
+fn carried(peer: Peer) -> Extensions {
+    #[derive(Clone)]
+    struct Room<const N: usize>;
+    let mut carried = Extensions::new();
+    carried.insert(peer);
+    carried.insert(Room::<1>);
+    carried.insert(Room::<2>);
+    carried.insert(Room::<3>);
+    carried.remove::<Room<1>>();
+    carried.remove::<Room<2>>();
+    carried.remove::<Room<3>>();
+    carried
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for Serve<S>
@@ -114,7 +144,7 @@ where
         let work = Work::start(&self.doings, request.version());
         let answering = (!request.body().is_end_stream()).then(Answering::default);
         let mut request = request.map(|body| RequestBody::new(body, self.body_timeout, answering.clone()));
-        request.extensions_mut().insert(self.peer.clone());
+        request.extensions_mut().extend(self.carried.clone());
         Answer {
             answer: self.service.clone().oneshot(request),
             work: Some(work),
@@ -182,7 +212,7 @@ where
     let service = Serve {
         service,
         doings: doings.clone(),
-        peer,
+        carried: carried(peer),
         body_timeout: limits.body_timeout,
     };
     let builder = builder(limits);
@@ -193,7 +223,13 @@ where
     let mut timer = pin!(sleep_until(armed));
     let mut closing = false;
     let mut last_call = None;
+    let mut told: Option<Waker> = None;
     let cut = poll_fn(|cx| {
+        // Who is to be told of the end has been noted; each request asks only whether it has come.
+        let known = told.as_ref().is_some_and(|told| told.will_wake(cx.waker()));
+        if !known {
+            told = Some(cx.waker().clone());
+        }
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 if let Err(error) = ended {
@@ -201,12 +237,12 @@ where
                 }
                 return Poll::Ready(None);
             }
-            if !closing && stopped.as_mut().poll(cx).is_ready() {
+            if !closing && (!known || stop.is_cancelled()) && stopped.as_mut().poll(cx).is_ready() {
                 closing = true;
                 connection.as_mut().graceful_shutdown();
                 continue;
             }
-            if evicted.as_mut().poll(cx).is_ready() {
+            if (!known || doings.is_gone()) && evicted.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Some("it was idle and its place was wanted"));
             }
             let due = match last_call {

@@ -80,6 +80,11 @@ impl Doings {
         self.gone.store(true, Relaxed);
     }
 
+    /// True before `evicted` resolves.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Relaxed)
+    }
+
     /// The accept loop's question: since when has nothing been asked of it?
     fn idle(&self) -> Option<Instant> {
         (self.in_flight.load(Relaxed) == 0 && !self.gone.load(Relaxed))

@@ -249,22 +249,17 @@ impl Task {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut peer = Peer {
-            addr: None,
-            local: None,
-            tls: false,
-        };
+        let (mut addr, mut local) = (None, None);
         let socket = match self.accepted {
             Accepted::Unix(stream) => Socket::Unix(stream),
-            Accepted::Tcp(stream, addr) => {
-                peer.addr = Some(addr);
-                peer.local = stream.local_addr().ok();
+            Accepted::Tcp(stream, from) => {
+                addr = Some(from);
+                local = stream.local_addr().ok();
                 // Small answers must not wait for the acknowledgement of the one before.
                 let _ = stream.set_nodelay(true);
                 match &self.tls {
                     None => Socket::Tcp(stream),
                     Some(tls) => {
-                        peer.tls = true;
                         let handshake = timeout(self.limits.handshake_timeout, tls.acceptor().accept(stream));
                         let shaken = tokio::select! {
                             shaken = handshake => shaken,
@@ -274,11 +269,11 @@ impl Task {
                         match shaken {
                             Ok(Ok(stream)) => Socket::Tls(Box::new(stream)),
                             Ok(Err(error)) => {
-                                tracing::debug!(peer = %addr, %error, "a TLS handshake failed");
+                                tracing::debug!(peer = %from, %error, "a TLS handshake failed");
                                 return;
                             }
                             Err(_) => {
-                                tracing::debug!(peer = %addr, "a TLS handshake took too long");
+                                tracing::debug!(peer = %from, "a TLS handshake took too long");
                                 return;
                             }
                         }
@@ -286,7 +281,7 @@ impl Task {
                 }
             }
         };
-        let addr = peer.addr;
+        let peer = Peer::new(addr, local, matches!(socket, Socket::Tls(_)));
         let io = Watched {
             socket,
             doings: self.doings,

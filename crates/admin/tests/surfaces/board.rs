@@ -237,11 +237,8 @@ impl Call {
     }
 
     pub(crate) fn from(mut self, addr: Option<&str>) -> Call {
-        self.request.extensions_mut().insert(Peer {
-            addr: addr.map(|a| a.parse().unwrap()),
-            local: None,
-            tls: false,
-        });
+        let addr = addr.map(|a| a.parse().unwrap());
+        self.request.extensions_mut().insert(Peer::new(addr, None, false));
         self
     }
 

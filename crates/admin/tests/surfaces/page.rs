@@ -205,11 +205,8 @@ async fn a_login_is_a_cookie_that_holds_no_token() {
     let mut tls = post("/login")
         .header("origin", "https://127.0.0.1:9470")
         .body(format!("token={}", token("oncall")));
-    tls.request.extensions_mut().insert(Peer {
-        addr: Some("127.0.0.1:5000".parse().unwrap()),
-        local: None,
-        tls: true,
-    });
+    let peer = Peer::new(Some("127.0.0.1:5000".parse().unwrap()), None, true);
+    tls.request.extensions_mut().insert(peer);
     assert!(board.control(tls).await.header("set-cookie").contains("; Secure"));
 
     let out = board

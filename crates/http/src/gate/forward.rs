@@ -1,19 +1,21 @@
 //! The way to the app.
 use super::config::{self, BadGate};
-use super::pool::{AppBody, IDLE, Pool};
+use super::pool::{AppBody, IDLE, Link, Pool, Unanswered};
 use crate::body::{RequestBody, RequestBodyError};
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
-use hyper::client::conn::http1::SendRequest;
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use pin_project_lite::pin_project;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tidegate_gate::Unit;
@@ -77,66 +79,92 @@ impl Upstream {
         &self,
         request: Request<Outbound>,
     ) -> impl Future<Output = Result<Response<AppBody>, Failure>> + Send + use<> {
-        let kept = match request.version() {
-            http::Version::HTTP_2 => None,
-            _ => self.http1.take(),
-        };
-        let way = match kept {
-            Some(send) => Ok(over_kept(self.http1.clone(), send, request)),
-            // In boxes, as whatever is seldom taken.
-            None if request.version() == http::Version::HTTP_2 => {
-                Err(Box::pin(over_http2(self.http2.clone(), request)) as Boxed)
+        // In boxes, as whatever is seldom taken.
+        if request.version() == http::Version::HTTP_2 {
+            let seldom = Box::pin(over_http2(self.http2.clone(), request));
+            return Sending::Seldom { seldom };
+        }
+        match self.http1.take() {
+            Some(link) => {
+                let again = again(&request).map(Box::new);
+                Sending::Kept {
+                    exchange: link.exchange(request),
+                    pool: self.http1.clone(),
+                    again,
+                }
             }
-            None => Err(Box::pin(over_new(self.http1.clone(), request)) as Boxed),
-        };
-        async move {
-            match way {
-                Ok(kept) => kept.await,
-                Err(seldom) => seldom.await,
-            }
+            None => Sending::Seldom {
+                seldom: Box::pin(over_new(self.http1.clone(), request)),
+            },
         }
     }
 }
 
 type Boxed = Pin<Box<dyn Future<Output = Result<Response<AppBody>, Failure>> + Send>>;
 
-fn over_kept(
-    pool: Pool,
-    mut send: SendRequest<Outbound>,
-    request: Request<Outbound>,
-) -> impl Future<Output = Result<Response<AppBody>, Failure>> + Send {
-    let again = again(&request).map(Box::new);
-    let answer = send.try_send_request(request);
-    async move {
-        let failed = match answer.await {
-            Ok(answer) => return Ok(answer.map(|body| AppBody::over(body, send, pool))),
-            Err(failed) => failed,
-        };
-        drop(send);
-        let once_more = move || {
-            let mut failed = failed;
-            match failed.take_message() {
-                // It was closed before anything was said.
-                Some(unsent) => Ok(unsent),
-                // It was closed by the app at the moment we used it.
-                None => match again.filter(|_| closed_meanwhile(failed.error())) {
-                    Some(again) => Ok(*again),
-                    None => Err(Failure::of(failed.into_error().into())),
+pin_project! {
+    #[project = SendingProjection]
+    enum Sending<E> {
+        Kept {
+            #[pin]
+            exchange: E,
+            pool: Pool,
+            again: Option<Box<Request<Outbound>>>,
+        },
+        Seldom { seldom: Boxed },
+    }
+}
+
+impl<E> Future for Sending<E>
+where
+    E: Future<Output = Result<(Response<Incoming>, Link), Unanswered>>,
+{
+    type Output = Result<Response<AppBody>, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let seldom = match self.as_mut().project() {
+            SendingProjection::Seldom { seldom } => return seldom.as_mut().poll(cx),
+            SendingProjection::Kept {
+                exchange,
+                pool,
+                again,
+            } => match ready!(exchange.poll(cx)) {
+                Ok((answer, link)) => {
+                    let pool = pool.clone();
+                    return Poll::Ready(Ok(answer.map(|body| AppBody::over(body, link, pool))));
+                }
+                Err(failed) => match once_more(failed, again.take()) {
+                    Ok(request) => Box::pin(over_new(pool.clone(), request)),
+                    Err(failure) => return Poll::Ready(Err(failure)),
                 },
-            }
+            },
         };
-        match once_more() {
-            Ok(request) => Box::pin(over_new(pool, request)).await,
-            Err(failure) => Err(failure),
-        }
+        self.set(Sending::Seldom { seldom });
+        self.poll(cx)
+    }
+}
+
+/// What to send over a new connection when a kept one has failed.
+fn once_more(
+    mut failed: Unanswered,
+    again: Option<Box<Request<Outbound>>>,
+) -> Result<Request<Outbound>, Failure> {
+    match failed.take_message() {
+        // It was closed before anything was said.
+        Some(unsent) => Ok(unsent),
+        // It was closed by the app at the moment we used it.
+        None => match again.filter(|_| closed_meanwhile(failed.error())) {
+            Some(again) => Ok(*again),
+            None => Err(Failure::of(failed.into_error().into())),
+        },
     }
 }
 
 async fn over_new(pool: Pool, request: Request<Outbound>) -> Result<Response<AppBody>, Failure> {
-    let mut send = pool.connect().await.map_err(Failure::unconnected)?;
-    match send.send_request(request).await {
-        Ok(answer) => Ok(answer.map(|body| AppBody::over(body, send, pool))),
-        Err(error) => Err(Failure::of(error.into())),
+    let link = pool.connect().await.map_err(Failure::unconnected)?;
+    match link.exchange(request).await {
+        Ok((answer, link)) => Ok(answer.map(|body| AppBody::over(body, link, pool))),
+        Err(failed) => Err(Failure::of(failed.into_error().into())),
     }
 }
 
@@ -257,15 +285,34 @@ pub(super) struct Outbound {
     body: Option<RequestBody>,
     /// An upload may outlast its answer, and is work as long as it runs.
     unit: Option<Unit>,
+    upload: Option<Upload>,
+}
+
+/// A request's body that may still be on its way.
+#[derive(Clone)]
+pub(super) struct Upload(Arc<()>);
+
+impl Upload {
+    /// Asked of a copy, while the body has the other.
+    pub(super) fn goes_on(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
 }
 
 impl Outbound {
     pub(super) fn new(body: RequestBody, first: Option<Result<Frame<Bytes>, RequestBodyError>>) -> Outbound {
+        let upload = first.is_some() || !body.is_end_stream();
         Outbound {
             first: first.map(Box::new),
             body: Some(body),
             unit: None,
+            upload: upload.then(|| Upload(Arc::default())),
         }
+    }
+
+    /// Nothing where there is no body.
+    pub(super) fn upload(&self) -> Option<Upload> {
+        self.upload.clone()
     }
 
     fn empty() -> Outbound {
@@ -273,6 +320,7 @@ impl Outbound {
             first: None,
             body: None,
             unit: None,
+            upload: None,
         }
     }
 
@@ -302,6 +350,7 @@ impl Body for Outbound {
         };
         if !matches!(frame, Some(Ok(_))) {
             this.unit = None;
+            this.upload = None;
         }
         Poll::Ready(frame)
     }

@@ -15,16 +15,18 @@ use crate::counted::{CountedBody, Ticket, kept, name_of, named};
 use crate::listener::Listener;
 use admission::{Admission, Refused};
 use bytes::Bytes;
-use forward::{Outbound, Upstream};
+use forward::{Failure, Outbound, Upstream};
 use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full};
+use hyper::upgrade::OnUpgrade;
+use pin_project_lite::pin_project;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tidegate_gate::{Life, Member, Meter, Unit};
 use tokio_util::sync::CancellationToken;
 
@@ -161,18 +163,19 @@ impl tower::Service<Request<RequestBody>> for HttpGate {
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let inner = self.inner.clone();
         match inner.way(&request) {
-            Way::Now(unit) => {
-                let forwarded = forward(inner, request.map(|body| Outbound::new(body, None)), unit);
-                Box::pin(async move { Ok(forwarded.await) })
-            }
+            Way::Now(unit) => Box::pin(forward(
+                inner,
+                request.map(|body| Outbound::new(body, None)),
+                unit,
+            )),
             Way::Later => Box::pin(async move {
-                Ok(match inner.wait(request).await {
+                match inner.wait(request).await {
                     (request, Ok(unit)) => {
                         let unit = named(unit, request.method(), request.uri().path());
                         forward(inner, request, Some(unit)).await
                     }
-                    (_, Err(refused)) => unavailable(refused),
-                })
+                    (_, Err(refused)) => Ok(unavailable(refused)),
+                }
             }),
             Way::Answered(answer) => Box::pin(std::future::ready(Ok(answer))),
         }
@@ -185,36 +188,77 @@ fn forward(
     inner: Arc<Inner>,
     mut request: Request<Outbound>,
     unit: Option<Unit>,
-) -> impl Future<Output = Answer> + Send {
+) -> Forwarding<impl Future<Output = Result<Response<AppBody>, Failure>> + Send> {
     if let Some(unit) = &unit {
         // An upload may outlast its answer.
         request.body_mut().count(unit);
     }
     let ticket = unit.map(|unit| Ticket::told(unit, inner.meter));
     let (request, client) = headers::outbound(request, &inner.upstream);
-    let upgrade = client.map(|client| (client, name_of(request.method(), request.uri().path())));
-    let sent = inner.upstream.send(request);
-    async move {
-        let mut response = match sent.await {
-            Ok(response) => response,
-            Err(failure) => {
-                tracing::debug!(gate = %inner.member.name(), upstream = %inner.upstream, %failure, "a request could not be forwarded");
-                return text(failure.status(), failure.sentence(), ticket);
-            }
-        };
-        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        headers::inbound(&mut response, switches);
-        if !switches {
-            return response.map(|body| Either::Left(CountedBody::new(body, ticket)));
-        }
-        let Some((client, name)) = upgrade else {
-            let sentence = "the app switched protocols without being asked to";
-            return text(StatusCode::BAD_GATEWAY, sentence, ticket);
-        };
-        let app = hyper::upgrade::on(&mut response);
-        inner.tunnels.open(client, app, name.into());
-        response.map(|_| own(Bytes::new(), ticket))
+    let upgrade = client.map(|client| Box::new((client, name_of(request.method(), request.uri().path()))));
+    Forwarding {
+        sent: inner.upstream.send(request),
+        inner,
+        ticket,
+        upgrade,
     }
+}
+
+pin_project! {
+    struct Forwarding<S> {
+        #[pin]
+        sent: S,
+        inner: Arc<Inner>,
+        ticket: Option<Ticket>,
+        // Our client's end, and what status calls it. In a box, as what is seldom there.
+        upgrade: Option<Box<(OnUpgrade, String)>>,
+    }
+}
+
+impl<S> Future for Forwarding<S>
+where
+    S: Future<Output = Result<Response<AppBody>, Failure>>,
+{
+    type Output = Result<Answer, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let sent = ready!(this.sent.poll(cx));
+        Poll::Ready(Ok(answered(
+            this.inner,
+            sent,
+            this.ticket.take(),
+            this.upgrade.take(),
+        )))
+    }
+}
+
+fn answered(
+    inner: &Inner,
+    sent: Result<Response<AppBody>, Failure>,
+    ticket: Option<Ticket>,
+    upgrade: Option<Box<(OnUpgrade, String)>>,
+) -> Answer {
+    let mut response = match sent {
+        Ok(response) => response,
+        Err(failure) => {
+            tracing::debug!(gate = %inner.member.name(), upstream = %inner.upstream, %failure, "a request could not be forwarded");
+            return text(failure.status(), failure.sentence(), ticket);
+        }
+    };
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    headers::inbound(&mut response, switches);
+    if !switches {
+        return response.map(|body| Either::Left(CountedBody::new(body, ticket)));
+    }
+    let Some(upgrade) = upgrade else {
+        let sentence = "the app switched protocols without being asked to";
+        return text(StatusCode::BAD_GATEWAY, sentence, ticket);
+    };
+    let (client, name) = *upgrade;
+    let app = hyper::upgrade::on(&mut response);
+    inner.tunnels.open(client, app, name.into());
+    response.map(|_| own(Bytes::new(), ticket))
 }
 
 impl fmt::Debug for HttpGate {

@@ -67,11 +67,7 @@ async fn ask(router: &Router, method: Method, path: &str) -> (StatusCode, Value)
         .method(method)
         .uri(path)
         .header("host", "127.0.0.1:9470")
-        .extension(Peer {
-            addr: Some("127.0.0.1:5000".parse().unwrap()),
-            local: None,
-            tls: false,
-        })
+        .extension(Peer::new(Some("127.0.0.1:5000".parse().unwrap()), None, false))
         .body(Body::empty())
         .unwrap();
     let answer = router.clone().oneshot(request).await.unwrap();

@@ -438,3 +438,116 @@ async fn a_kept_connection_that_the_app_closed_costs_a_safe_request_nothing() {
         assert_eq!(answer.text().await.unwrap(), "ok");
     }
 }
+
+/// An app that does `then` with each connection once the first head has come over it.
+async fn app_that<F>(then: impl Fn(Raw) -> F + Send + 'static) -> std::net::SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut raw = Raw { stream, read: vec![] };
+            raw.hear("\r\n\r\n").await;
+            tokio::spawn(then(raw));
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_app_has_closed_is_not_used_for_what_is_not_sent_twice() {
+    use tokio::io::AsyncWriteExt;
+    let (closed, mut has_closed) = mpsc::unbounded_channel();
+    let addr = app_that(move |mut raw| {
+        let closed = closed.clone();
+        async move {
+            raw.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            raw.stream.shutdown().await.unwrap();
+            closed.send(()).unwrap();
+            raw.rest().await;
+        }
+    })
+    .await;
+    let gated = Gated::before(addr, OnHold::Serve).await;
+    let client = client();
+    for _ in 0..20 {
+        let answer = client.post(gated.url("/")).body("x").send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.text().await.unwrap(), "ok");
+        has_closed.recv().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_is_given_to_nobody() {
+    let addr = app_that(|mut raw| async move {
+        let twice =
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+        raw.say(twice).await;
+        raw.rest().await;
+    })
+    .await;
+    let gated = Gated::before(addr, OnHold::Serve).await;
+    let client = client();
+    for _ in 0..20 {
+        let answer = client.get(gated.url("/")).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "ok");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_while_nobody_reads_its_answer() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    // More than all buffers on the way hold.
+    const MUCH: usize = 32 << 20;
+    let (uploaded, has_uploaded) = tokio::sync::oneshot::channel();
+    let uploaded = std::sync::Mutex::new(Some(uploaded));
+    let addr = app_that(move |raw| {
+        let uploaded = uploaded.lock().unwrap().take().unwrap();
+        async move {
+            let already = raw.read.len() - raw.text().find("\r\n\r\n").unwrap() - 4;
+            let (mut read, mut write) = raw.stream.into_split();
+            let answers = async {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {MUCH}\r\n\r\n");
+                write.write_all(head.as_bytes()).await.unwrap();
+                write.write_all(&vec![b'y'; MUCH]).await.unwrap();
+            };
+            let reads = async {
+                let mut left = MUCH - already;
+                let mut buf = vec![0; 1 << 16];
+                while left > 0 {
+                    left -= read.read(&mut buf).await.unwrap();
+                }
+                uploaded.send(()).unwrap();
+            };
+            tokio::join!(answers, reads);
+            // Open for as long as the answer is on its way.
+            let _ = read.read(&mut [0]).await;
+        }
+    })
+    .await;
+    let gated = Gated::before(addr, OnHold::Serve).await;
+    let mut raw = gated.connect().await;
+    raw.say(&format!(
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {MUCH}\r\n\r\n"
+    ))
+    .await;
+    raw.hear("\r\n\r\ny").await;
+    // Not a byte more is read before all has been said.
+    let told = async {
+        raw.stream.write_all(&vec![b'x'; MUCH]).await.unwrap();
+        has_uploaded.await.unwrap();
+    };
+    tokio::time::timeout(crate::support::PATIENCE, told)
+        .await
+        .expect("the upload waits for its answer to be read");
+    assert_eq!(gated.status().in_flight, 1);
+    let mut left = MUCH - (raw.read.len() - raw.text().find("\r\n\r\n").unwrap() - 4);
+    let mut buf = vec![0; 1 << 16];
+    while left > 0 {
+        left -= raw.stream.read(&mut buf).await.unwrap();
+    }
+    gated.until_in_flight(0).await;
+}
