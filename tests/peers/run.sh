@@ -5,8 +5,8 @@
 #   tests/peers/run.sh NAME…       some of them
 #
 # Installs what it needs into tests/peers/.venv (kept for the next run). A peer that cannot be had is a failure, never a
-# skip; real_vault and real_key_vault, which no registry has, say that they were not run. Exits non-zero when a peer fails
-# or is missing.
+# skip; real_vault and real_key_vault, which no registry has, say that they were not run, and so does dns_gone where nobody
+# may have a network of their own. Exits non-zero when a peer fails or is missing.
 set -uo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -17,7 +17,7 @@ store_pid=""
 trap 'stop_store; rm -rf "$work"' EXIT
 
 PEERS=(vault_hvac key_vault_azure twins flights haproxy hiatus_readme manifests metrics image rolling_restarts page
-    brokers real_vault real_key_vault faults hostile simulation soak)
+    brokers real_vault real_key_vault faults dns_gone hostile simulation soak)
 
 # --- what peers need -------------------------------------------------------------------------------------------------
 
@@ -292,32 +292,63 @@ page_scale() {
         "$venv/bin/python" "$here/page_scale.py" | tee "$work/scale" >&2 && paste -sd ";" "$work/scale"
 }
 
-# The Vault contract at a real server: one that is given (TIDEGATE_TEST_VAULT_ADDR and _TOKEN), or one that is started from
-# TIDEGATE_TEST_VAULT_BIN, vault or bao. No registry has one, so where there is none this says so and is no failure.
+# The Vault contract, the whole process and the judge of the dev store at a real server: one that is given
+# (TIDEGATE_TEST_VAULT_ADDR and _TOKEN, for the judge _UNSEAL_KEY), or one that is started from TIDEGATE_TEST_VAULT_BIN, vault
+# or bao. No registry has one, so where there is none this says so and is no failure.
 real_vault() {
-    local given="${TIDEGATE_TEST_VAULT_ADDR:-}${TIDEGATE_TEST_VAULT_BIN:-}"
-    if [ -z "$given" ] && ! command -v vault >/dev/null && ! command -v bao >/dev/null; then
+    local bin="${TIDEGATE_TEST_VAULT_BIN:-$(command -v vault || command -v bao)}"
+    if [ -z "${TIDEGATE_TEST_VAULT_ADDR:-}$bin" ]; then
         echo "NOT RUN: no real Vault or OpenBao here (TIDEGATE_TEST_VAULT_ADDR and _TOKEN, TIDEGATE_TEST_VAULT_BIN, or vault or bao on PATH)"
         return 0
     fi
     (cd "$repository" &&
         TIDEGATE_TEST_TARGET=vault INSTA_UPDATE=no \
-            cargo test --quiet --workspace --test contract -- --nocapture) >"$work/vault.log" 2>&1 ||
+            cargo test --quiet --workspace --test contract -- --skip key_vault --nocapture) >"$work/vault.log" 2>&1 ||
         { cat "$work/vault.log" >&2; return 1; }
-    echo "$(grep -c ': ' "$work/vault.log") scenes and readings at $(grep -m 1 -o '^[^:]*' <(grep ': kv_1' "$work/vault.log"))"
+    need_python_clients || return 1
+    local judged
+    judged="$(hvac_at_a_real_server "$bin")" || return 1
+    echo "$(grep -c ': ' "$work/vault.log") scenes and readings at $(grep -m 1 -o '^[^:]*' <(grep ': kv_1' "$work/vault.log")), $judged"
 }
 
-# The Key Vault contract at a real vault that is given: TIDEGATE_TEST_KEY_VAULT_URL and what tests/tests/contract/key_vault.rs
-# names beside it. There is none to install, so where none is given this says so and is no failure.
+# In a process of its own, which ends the server that it has started.
+hvac_at_a_real_server() (
+    unset TIDEGATE_PEER_KUBERNETES_JWT
+    address="${TIDEGATE_TEST_VAULT_ADDR:-}" token="${TIDEGATE_TEST_VAULT_TOKEN:-}" key="${TIDEGATE_TEST_VAULT_UNSEAL_KEY:-}"
+    if [ -z "$address" ]; then
+        port="$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+        address="http://127.0.0.1:$port" token=root-token-of-the-judge
+        "$1" server -dev -dev-no-store-token "-dev-root-token-id=$token" "-dev-listen-address=127.0.0.1:$port" \
+            >"$work/real_vault" 2>&1 &
+        trap 'kill %1' EXIT
+        waited=0
+        until key="$(grep '^Unseal Key:' "$work/real_vault" | cut -d ' ' -f 3)" && [ -n "$key" ]; do
+            [ "$((waited += 1))" -lt 300 ] || { cat "$work/real_vault" >&2; return 1; }
+            sleep 0.1
+        done
+    elif [ -z "$key" ]; then
+        echo "no judge: TIDEGATE_TEST_VAULT_UNSEAL_KEY is not given"
+        return 0
+    fi
+    # It writes to a mount that the dev store has from the beginning; one that is there already is as good.
+    curl --silent --output /dev/null --header "X-Vault-Token: $token" \
+        --data '{"type":"kv","options":{"version":"1"}}' "$address/v1/sys/mounts/kv"
+    TIDEGATE_PEER_VAULT_ADDR="$address" TIDEGATE_PEER_VAULT_TOKEN="$token" TIDEGATE_PEER_VAULT_UNSEAL_KEY="$key" \
+        "$venv/bin/python" "$here/vault_hvac.py"
+)
+
+# The Key Vault contract at a vault that is given (TIDEGATE_TEST_KEY_VAULT_URL and what tests/tests/contract/key_vault.rs
+# names beside it) or at the emulator Lowkey Vault, started from its jar (TIDEGATE_TEST_LOWKEY_JAR, TIDEGATE_TEST_JAVA). Where
+# neither is given this says so and is no failure.
 real_key_vault() {
-    if [ -z "${TIDEGATE_TEST_KEY_VAULT_URL:-}" ]; then
-        echo "NOT RUN: no Key Vault but the dev store here (TIDEGATE_TEST_KEY_VAULT_URL)"
+    if [ -z "${TIDEGATE_TEST_KEY_VAULT_URL:-}${TIDEGATE_TEST_LOWKEY_JAR:-}" ]; then
+        echo "NOT RUN: no Key Vault but the dev store here (TIDEGATE_TEST_KEY_VAULT_URL or TIDEGATE_TEST_LOWKEY_JAR)"
         return 0
     fi
     (cd "$repository" &&
         TIDEGATE_TEST_TARGET=key_vault cargo test --quiet --workspace --test contract key_vault -- --nocapture) \
         >"$work/key_vault.log" 2>&1 || { cat "$work/key_vault.log" >&2; return 1; }
-    grep -o '^the vault at .*' "$work/key_vault.log"
+    echo "$(grep -oE '[A-Za-z]+: [0-9]+ exchanges' "$work/key_vault.log") and $(grep -o 'the vault .*' "$work/key_vault.log" | sort -u | paste -sd ' ')"
 }
 
 # Every cell of the fault matrix: `cargo test` plays one phase of each row at each store.
@@ -326,6 +357,20 @@ faults() {
         TIDEGATE_TEST_ALL_FAULTS=1 cargo test --quiet --workspace --test faults -- --nocapture) >"$work/faults.log" 2>&1 ||
         { cat "$work/faults.log" >&2; return 1; }
     grep -o 'fault matrix: .*' "$work/faults.log"
+}
+
+# The stores' names go away and come back, by a DNS server of ours in a network of its own.
+dns_gone() {
+    local apart=(unshare --user --map-root-user --net --mount)
+    if ! "${apart[@]}" true 2>/dev/null; then
+        echo "NOT RUN: nobody may have a network of their own here (unshare --user --net --mount)"
+        return 0
+    fi
+    need_tidegate || return 1
+    export TIDEGATE_PEER_SERVE="${CARGO_TARGET_DIR:-$repository/target}/debug/examples/serve"
+    "${apart[@]}" python3 "$here/dns_gone.py" || return 1
+    must_fail "a name that leads elsewhere" "waited in vain: DNS knows no such name, and is back" \
+        TIDEGATE_PEER_PATIENCE=15 TIDEGATE_PEER_TWIN=moves "${apart[@]}" python3 "$here/dns_gone.py"
 }
 
 # Ten thousand hostile neighbours instead of one thousand, one crowd after the other: two would be more connections than a

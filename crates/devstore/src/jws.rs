@@ -1,7 +1,7 @@
 //! Signed tokens of others (JWS, compact form): what they say, and whether the signature is good.
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
 };
@@ -171,21 +171,44 @@ impl<'t> Jws<'t> {
     /// be there.
     pub(crate) fn untimely(&self, now: Timestamp, leeway: i64, any_time: bool) -> Option<&'static str> {
         let (issued, begins, ends) = (self.time("iat"), self.time("nbf"), self.time("exp"));
-        if any_time && issued.or(begins).or(ends).is_none() {
-            return Some("no issued at (iat), not before (nbf), or expiration time (exp) claims in token");
-        }
-        let seconds_since = |time: Timestamp| time.duration_until(now).as_secs();
-        if ends.is_some_and(|ends| seconds_since(ends) >= leeway) {
-            return Some("invalid expiration time (exp) claim: token is expired");
-        }
-        if begins.is_some_and(|begins| seconds_since(begins) < -leeway) {
-            return Some("invalid not before (nbf) claim: token not yet valid");
-        }
-        if issued.is_some_and(|issued| seconds_since(issued) < -leeway) {
-            return Some("invalid issued at (iat) claim: token issued in the future");
-        }
-        None
+        untimely(now, leeway, any_time, (issued, begins, ends))
     }
+
+    /// The same as Vault's JWT login has it: of a token with any time, what it lacks follows from the others. So a token
+    /// with an end alone begins only this long before it.
+    pub(crate) fn untimely_at_login(&self, now: Timestamp, leeway: i64) -> Option<&'static str> {
+        let apart = SignedDuration::from_secs(150);
+        let later = |at: Timestamp| at.saturating_add(apart).unwrap_or(Timestamp::MAX);
+        let earlier = |at: Timestamp| at.saturating_sub(apart).unwrap_or(Timestamp::MIN);
+        let (issued, begins, ends) = (self.time("iat"), self.time("nbf"), self.time("exp"));
+        let ends = ends.or_else(|| issued.max(begins).map(later));
+        let begins = begins.or(issued).or_else(|| ends.map(earlier));
+        untimely(now, leeway, true, (issued, begins, ends))
+    }
+}
+
+type Times = (Option<Timestamp>, Option<Timestamp>, Option<Timestamp>);
+
+fn untimely(
+    now: Timestamp,
+    leeway: i64,
+    any_time: bool,
+    (issued, begins, ends): Times,
+) -> Option<&'static str> {
+    if any_time && issued.or(begins).or(ends).is_none() {
+        return Some("no issued at (iat), not before (nbf), or expiration time (exp) claims in token");
+    }
+    let seconds_since = |time: Timestamp| time.duration_until(now).as_secs();
+    if ends.is_some_and(|ends| seconds_since(ends) >= leeway) {
+        return Some("invalid expiration time (exp) claim: token is expired");
+    }
+    if begins.is_some_and(|begins| seconds_since(begins) < -leeway) {
+        return Some("invalid not before (nbf) claim: token not yet valid");
+    }
+    if issued.is_some_and(|issued| seconds_since(issued) < -leeway) {
+        return Some("invalid issued at (iat) claim: token issued in the future");
+    }
+    None
 }
 
 /// The compact form of a token, signed by whoever `sign` is.

@@ -29,7 +29,9 @@ pub(crate) fn builder(
         .http1_only()
         .connect_timeout(CONNECT)
         .timeout(TOTAL)
-        .pool_max_idle_per_host(2)
+        // Requests to one store follow one another. A firewall may have forgotten a connection that is kept for the next
+        // one: that costs one poll, its timeout, and the next dials anew. Each more that is kept would cost one more.
+        .pool_max_idle_per_host(1)
         .tcp_keepalive(Duration::from_secs(30))
         .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
     match ca_file {

@@ -10,6 +10,7 @@
 )]
 
 mod key_vault;
+mod process;
 mod readings;
 mod scenes;
 mod target;

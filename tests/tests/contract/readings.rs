@@ -126,6 +126,10 @@ impl Bench {
         }
     }
 
+    fn login(&self) -> String {
+        format!("auth/{}-approle/login", self.mount)
+    }
+
     /// AppRole with this role, at a mount of its own.
     async fn approle(&self, role: Value) -> VaultAuth {
         let at = format!("{}-approle", self.mount);
@@ -271,37 +275,36 @@ async fn a_role_logs_in_again_when_its_token_is_revoked() {
     let mut reader = b.reader(auth);
     for _ in 0..3 {
         reads(&mut reader, "paused", "").await;
-        revoke_logins(&b).await;
+        revoke_logins(&b.target, &b.login()).await;
         reads(&mut reader, "paused", "").await;
     }
     b.target
         .root("DELETE", &format!("auth/{}-approle/role/orders", b.mount), NULL)
         .await;
-    revoke_logins(&b).await;
+    revoke_logins(&b.target, &b.login()).await;
     reads(&mut reader, "denied", "auth/r-kv2-approle").await;
 }
 
-/// Revokes every token that came from the mount's logins.
-async fn revoke_logins(b: &Bench) {
-    for (accessor, _) in logins(b).await {
+/// Revokes every token that came from this login.
+pub(crate) async fn revoke_logins(target: &Target, login: &str) {
+    for (accessor, _) in logins(target, login).await {
         let named = json!({ "accessor": accessor });
-        b.target.root("POST", "auth/token/revoke-accessor", named).await;
+        target.root("POST", "auth/token/revoke-accessor", named).await;
     }
 }
 
-/// The tokens that came from the mount's logins: their accessors, and whether they were renewed.
-async fn logins(b: &Bench) -> Vec<(String, bool)> {
-    let all = b.target.root("LIST", "auth/token/accessors", NULL).await;
+/// The tokens that came from this login: their accessors, and whether they were renewed.
+pub(crate) async fn logins(target: &Target, login: &str) -> Vec<(String, bool)> {
+    let all = target.root("LIST", "auth/token/accessors", NULL).await;
     let mut logins = Vec::new();
     for accessor in all["data"]["keys"].as_array().unwrap() {
         let named = json!({ "accessor": accessor });
-        let root = Some(b.target.token.as_str());
+        let root = Some(target.token.as_str());
         // One that ends at this moment is no error.
-        let (_, found) = b
-            .target
+        let (_, found) = target
             .ask("POST", "auth/token/lookup-accessor", root, &[], &named)
             .await;
-        if found["data"]["path"] == json!(format!("auth/{}-approle/login", b.mount)) {
+        if found["data"]["path"] == login {
             let renewed = !found["data"]["last_renewal_time"].is_null();
             logins.push((accessor.as_str().unwrap().to_owned(), renewed));
         }
@@ -350,7 +353,12 @@ async fn a_token_is_renewed_before_it_ends_and_no_reading_is_lost() {
         .approle(json!({"token_policies": b.mount, "token_ttl": "4s", "token_max_ttl": "1h"}))
         .await;
     let reader = b.reader(auth);
-    let renewed = || async { logins(&b).await.into_iter().any(|(_, renewed)| renewed) };
+    let renewed = || async {
+        logins(&b.target, &b.login())
+            .await
+            .into_iter()
+            .any(|(_, renewed)| renewed)
+    };
     polled_until(reader, renewed).await;
 }
 
@@ -364,7 +372,10 @@ async fn a_token_that_cannot_live_longer_is_replaced_by_a_login_and_no_reading_i
     let seen = Mutex::new(BTreeSet::new());
     // Two successors: whoever waits for the end of a token is refused at least once.
     let enough = || async {
-        let now = logins(&b).await.into_iter().map(|(accessor, _)| accessor);
+        let now = logins(&b.target, &b.login())
+            .await
+            .into_iter()
+            .map(|(accessor, _)| accessor);
         let mut seen = seen.lock().unwrap();
         seen.extend(now);
         seen.len() >= 3

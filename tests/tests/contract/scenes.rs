@@ -1,7 +1,10 @@
 //! What is asked of a Vault, scene by scene. Each scene has mounts, policies and paths of its own.
 use crate::target::Target;
 use crate::transcript::Transcript;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use std::time::Duration;
+use tidegate_devstore::{Clock, Cluster};
 
 const NULL: Value = Value::Null;
 
@@ -19,9 +22,9 @@ pub(crate) async fn all(target: &Target) -> Vec<(&'static str, String)> {
             )
             .await;
     }
-    let (_, _) = target
-        .ask("DELETE", "sys/auth/c-approle", Some(&target.token), &[], &NULL)
-        .await;
+    for login in ["sys/auth/c-approle", "sys/auth/c-jwt"] {
+        let (_, _) = target.ask("DELETE", login, Some(&target.token), &[], &NULL).await;
+    }
     let mut scenes = vec![
         ("kv_1", kv_1(target).await),
         ("kv_2_versions", kv_2_versions(target).await),
@@ -29,6 +32,7 @@ pub(crate) async fn all(target: &Target) -> Vec<(&'static str, String)> {
         ("policies", policies(target).await),
         ("tokens", tokens(target).await),
         ("approle", approle(target).await),
+        ("jwt", jwt(target).await),
         ("a_mount_that_moves", a_mount_that_moves(target).await),
     ];
     let (status, _) = target
@@ -518,6 +522,88 @@ async fn approle(target: &Target) -> String {
     t.root("DELETE", "auth/c-approle/role/orders", NULL).await;
     t.ask("-", "POST", "auth/c-approle/login", &[], login).await;
     t.root("GET", "auth/c-approle/role/orders", NULL).await;
+    t.end()
+}
+
+async fn jwt(target: &Target) -> String {
+    let mut t = Transcript::new(target);
+    let (ours, theirs) = (Cluster::new(Clock::system()), Cluster::new(Clock::system()));
+    let token = |by: &Cluster, name: &str, audience: &str| {
+        let token = by.service_account_token("orders", name, audience, Duration::from_secs(600));
+        json!(token.expose_secret())
+    };
+    t.name("key", &json!(ours.public_key_pem().trim().replace('\n', "\\n")));
+    t.name("jwt", &token(&ours, "tidegate", "vault"));
+    t.name("of-another", &token(&ours, "nobody", "vault"));
+    t.name("for-another", &token(&ours, "tidegate", "elsewhere"));
+    t.name("forged", &token(&theirs, "tidegate", "vault"));
+    t.name(
+        "old",
+        &json!(
+            ours.sign(&json!({
+                "iss": ours.issuer(), "aud": ["vault"], "sub": "system:serviceaccount:orders:tidegate",
+                "iat": 1_000_000_000, "nbf": 1_000_000_000, "exp": 1_000_000_600,
+            }))
+            .expose_secret()
+        ),
+    );
+    // With an end and no beginning: it counts only in the last minutes before its end.
+    let soon = jiff::Timestamp::now().as_second() + 600;
+    let claims = json!({"iss": ours.issuer(), "aud": ["vault"], "exp": soon, "sub": "system:serviceaccount:orders:tidegate"});
+    t.name("bare", &json!(ours.sign(&claims).expose_secret()));
+    t.root("POST", "sys/auth/c-jwt", json!({"type": "jwt"})).await;
+    t.say("before it is configured");
+    t.ask(
+        "-",
+        "POST",
+        "auth/c-jwt/login",
+        &[],
+        json!({"role": "orders", "jwt": "{jwt}"}),
+    )
+    .await;
+    t.root(
+        "POST",
+        "auth/c-jwt/config",
+        json!({"jwt_validation_pubkeys": ["{key}"], "bound_issuer": ours.issuer()}),
+    )
+    .await;
+    t.root("POST", "auth/c-jwt/role/orders", json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
+        "bound_subject": "system:serviceaccount:orders:tidegate", "token_policies": "c-reader", "token_ttl": "1h",
+    }))
+    .await;
+    t.say("a login");
+    let login = |jwt: &str| json!({"role": "orders", "jwt": jwt});
+    let made = t.ask("-", "POST", "auth/c-jwt/login", &[], login("{jwt}")).await;
+    t.name("app", &made["auth"]["client_token"]);
+    t.ask("app", "GET", "c-kv2/data/allowed", &[], NULL).await;
+    t.ask("app", "POST", "auth/token/renew-self", &[], json!({}))
+        .await;
+    t.say("refused logins");
+    for jwt in [
+        "{of-another}",
+        "{for-another}",
+        "{forged}",
+        "{old}",
+        "{bare}",
+        "no.token.at-all",
+    ] {
+        t.ask("-", "POST", "auth/c-jwt/login", &[], login(jwt)).await;
+    }
+    t.ask(
+        "-",
+        "POST",
+        "auth/c-jwt/login",
+        &[],
+        json!({"role": "nobody", "jwt": "{jwt}"}),
+    )
+    .await;
+    t.ask("-", "POST", "auth/c-jwt/login", &[], json!({"role": "orders"}))
+        .await;
+    t.say("the role, deleted: no new token, and the old one lives");
+    t.root("DELETE", "auth/c-jwt/role/orders", NULL).await;
+    t.ask("-", "POST", "auth/c-jwt/login", &[], login("{jwt}")).await;
+    t.ask("app", "GET", "c-kv2/data/allowed", &[], NULL).await;
     t.end()
 }
 

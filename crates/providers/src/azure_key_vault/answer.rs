@@ -88,7 +88,7 @@ impl Where<'_> {
                 ..
             } => self.status(u16::from(*status), raw_response.as_deref()),
             ErrorKind::Credential => self.login(error),
-            ErrorKind::Connection | ErrorKind::Io => ReadError::unavailable(self.says(&network(error))),
+            ErrorKind::Connection | ErrorKind::Io => ReadError::unavailable(self.says(&network(error, self.place))),
             ErrorKind::DataConversion => ReadError::unavailable(self.says(
                 "the answer is not one of Key Vault's: check vault_url, and whether a proxy answers in its place",
             )),
@@ -171,7 +171,7 @@ impl Where<'_> {
                     };
                 }
                 ErrorKind::Connection | ErrorKind::Io => {
-                    return ReadError::unavailable(says(&network(cause)));
+                    return ReadError::unavailable(says(&network(cause, self.place)));
                 }
                 _ => {}
             }
@@ -233,13 +233,22 @@ fn asked(answer: &RawResponse) -> Option<Duration> {
         .and_then(retry_after_text)
 }
 
-/// What the network says, which knows of no body.
-fn network(error: &Error) -> String {
-    let said = causes(error).find_map(|cause| cause.downcast_ref::<reqwest::Error>());
-    match said {
-        Some(said) => format!("no usable answer: {}", chain(said)),
-        None => "no usable answer came in time".to_owned(),
+/// What the network says, which knows of no body: without the path, but with the server that was asked where that is not
+/// the vault, such as the authority that one logs in at.
+fn network(error: &Error, vault: &str) -> String {
+    let Some(said) = causes(error).find_map(|cause| cause.downcast_ref::<reqwest::Error>()) else {
+        return "no usable answer came in time".to_owned();
+    };
+    let mut why = chain(said);
+    let mut from = String::new();
+    if let Some(url) = said.url() {
+        why = why.replace(&format!(" for url ({url})"), "");
+        let origin = url.origin().ascii_serialization();
+        if !vault.ends_with(&origin) {
+            from = format!(" from {origin}");
+        }
     }
+    format!("no usable answer{from}: {why}")
 }
 
 fn causes<'a>(error: &'a Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {

@@ -12,6 +12,7 @@ use crate::{
 use answer::Where;
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
 use azure_core::credentials::TokenCredential;
+use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, HttpClient, RetryOptions, Transport, Url};
 use azure_identity::{
     ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
@@ -27,7 +28,7 @@ use tidegate_gate::Name;
 use tokens::Tokens;
 use transport::Network;
 
-/// A login over the network that takes longer is begun anew.
+/// A login over the network that takes longer beside reads is begun anew; within a read it may take as long as that.
 const LONGEST_LOGIN: Duration = Duration::from_secs(4);
 /// `az` takes seconds to start.
 const LONGEST_TOOL: Duration = Duration::from_secs(30);
@@ -121,6 +122,12 @@ impl AzureKeyVault {
             reader: &self.reader,
         };
         self.login.prepare(&self.tokens, &at).await?;
+        if self.tokens.is_stuck()
+            && let Err(error) = self.login.renew(&self.tokens, &at).await
+        {
+            // The older login may bring a token yet.
+            tracing::debug!("{error}; no other login is begun");
+        }
         let outcome = self.client.get(&self.secret).await;
         let outcome = match outcome {
             Err(error) if at.refuses_token(&error) && self.tokens.drop_refused() => {
@@ -129,7 +136,16 @@ impl AzureKeyVault {
             }
             outcome => outcome,
         };
-        let found = outcome.map_err(|error| at.refusal(&error))?;
+        let found = outcome.map_err(|error| {
+            let refusal = at.refusal(&error);
+            if matches!(
+                (error.kind(), &refusal),
+                (ErrorKind::Credential, ReadError::Denied(_))
+            ) {
+                self.tokens.forget_source();
+            }
+            refusal
+        })?;
         self.tokens.works();
         at.secret(found)
     }
@@ -165,25 +181,23 @@ impl Login {
 
     /// Sees to it that tokens have a source, and to a new one where the secret in its file has changed.
     async fn prepare(&mut self, tokens: &Tokens, at: &Where<'_>) -> Result<(), ReadError> {
-        match &mut self.secret_file {
-            None if tokens.has_source() => Ok(()),
-            None => self.renew(tokens, at).await,
-            Some(file) => match file.changed().await {
+        if let Some(file) = &mut self.secret_file {
+            match file.changed().await {
                 Ok(Some(secret)) => {
-                    tokens.set_source(
-                        self.source(Some(secret.expose_secret()))
-                            .map_err(|e| at.login(&e))?,
-                    );
-                    Ok(())
+                    let source = self.source(Some(secret.expose_secret()));
+                    tokens.set_source(source.map_err(|e| at.login(&e))?);
                 }
-                Ok(None) => Ok(()),
+                Ok(None) => {}
                 Err(error) if tokens.has_source() => {
                     tracing::debug!("{error}; the secret that was read before stays in use");
-                    Ok(())
                 }
-                Err(error) => Err(error),
-            },
+                Err(error) => return Err(error),
+            }
         }
+        if tokens.has_source() {
+            return Ok(());
+        }
+        self.renew(tokens, at).await
     }
 
     /// A new source, with nothing that the old one kept.

@@ -378,6 +378,135 @@ async fn a_login_that_fails_is_told_by_its_code_and_not_by_its_body() {
     }
 }
 
+/// An authority that hangs on the first login and answers every other: what a read meets that comes after it is well.
+fn hangs_once() -> Cloud {
+    Cloud::with_logins(
+        |_, n| (n > 1).then(|| reply(200, token(n))),
+        |_| Some(secret("true", "")),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_read_after_an_authority_has_hung_does_not_wait_for_what_was_asked_before() {
+    let limit = Duration::from_secs(2);
+    let (cloud, app) = (hangs_once(), Application::new());
+    let mut provider = cloud.provider(app.credential());
+    assert!(tokio::time::timeout(limit, provider.read()).await.is_err());
+    let again = Instant::now();
+    provider.read().await.unwrap();
+    assert_eq!(again.elapsed(), Duration::ZERO);
+    assert_eq!(cloud.logins().len(), 2);
+    // The twin: the source of the login that hangs, asked again, waits for that one.
+    let cloud = hangs_once();
+    let mut provider = cloud.provider(app.credential());
+    assert!(tokio::time::timeout(limit, provider.read()).await.is_err());
+    let asked = provider.client.get("orders--IsPaused");
+    assert!(tokio::time::timeout(limit, asked).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_slower_than_a_read_may_be_comes_to_its_end_all_the_same() {
+    let source = Source::default();
+    let slow = Slow(source.clone(), Duration::from_secs(3));
+    let tokens = Tokens::new(LONGEST_LOGIN);
+    for read in 0.. {
+        tokens.set_source(Arc::new(slow.clone()));
+        let read_within = tokio::time::timeout(Duration::from_secs(2), tokens.get_token(&["scope"], None));
+        if read_within.await.is_ok_and(|outcome| outcome.is_ok()) {
+            assert_eq!(read, 1, "the second read has what the first one asked for");
+            break;
+        }
+        assert!(tokens.is_stuck());
+    }
+    assert!(!tokens.is_stuck());
+}
+
+/// The SDK reads the file of a federated token once in ten minutes.
+#[tokio::test]
+async fn a_federated_token_that_was_mended_after_a_refusal_is_used_by_the_next_read() {
+    let cloud = Cloud::with_logins(
+        |asked, n| match asked.body.contains("client_assertion=MARKED-good") {
+            true => Some(reply(200, token(n))),
+            false => Some(reply(401, r#"{"error":"invalid_client","error_codes":[700024]}"#)),
+        },
+        |_| Some(secret("true", "")),
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "MARKED-old").unwrap();
+    let mut provider = cloud.provider(AzureCredential::WorkloadIdentity {
+        tenant_id: Some("tenant".into()),
+        client_id: Some("app".into()),
+        token_file: Some(file.path().to_owned()),
+        authority_host: None,
+    });
+    for _ in 0..2 {
+        assert_eq!(provider.read().await.unwrap_err().reading().word(), "denied");
+    }
+    std::fs::write(&file, "MARKED-good").unwrap();
+    provider.read().await.unwrap();
+}
+
+/// A source that takes its time.
+#[derive(Clone, Debug)]
+struct Slow(Source, Duration);
+
+#[async_trait::async_trait]
+impl TokenCredential for Slow {
+    async fn get_token(
+        &self,
+        scopes: &[&str],
+        options: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        tokio::time::sleep(self.1).await;
+        self.0.get_token(scopes, options).await
+    }
+}
+
+#[tokio::test]
+async fn what_the_network_says_names_the_server_and_no_path() {
+    let refuses = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let vault = format!("https://{refuses}");
+    let app = Application::new();
+    let config = AzureKeyVaultConfig {
+        vault_url: vault.clone(),
+        secret: "orders--IsPaused".into(),
+        resolve_to: None,
+        ca_file: None,
+        credential: app.credential(),
+    };
+    let error = AzureKeyVault::new(config).unwrap().read().await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("no usable answer: ") && text.contains("refused"),
+        "{text}"
+    );
+    assert_eq!(text.matches(&vault).count(), 1, "{text}");
+    assert!(!text.contains("api-version"), "{text}");
+    // A login: the server is another, and it is named.
+    let said = build(builder(false, None).unwrap())
+        .unwrap()
+        .get(format!(
+            "https://{refuses}/MARKED-tenant/oauth2/v2.0/token?x=MARKED"
+        ))
+        .send()
+        .await
+        .unwrap_err();
+    let error = azure_core::Error::new(azure_core::error::ErrorKind::Connection, said);
+    let at = Where {
+        place: "azure_key_vault x in https://ops.vault.azure.net",
+        reader: "app",
+    };
+    let text = at.login(&error).to_string();
+    assert!(
+        text.contains(&format!("no usable answer from {vault}: ")),
+        "{text}"
+    );
+    assert!(!text.contains("MARKED"), "{text}");
+}
+
 #[tokio::test]
 async fn what_is_missing_for_a_login_is_denied_and_named() {
     let cloud = Cloud::new(|_| Some(secret("true", "")));

@@ -13,8 +13,9 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// The credentials of the SDK keep a token until this long before its end; asking earlier brings the same one.
 const AHEAD: Duration = Duration::from_secs(300);
@@ -25,14 +26,25 @@ const SPARE: Duration = Duration::from_secs(5);
 /// Where a new token is refused at once, it is not replaced sooner: a login for each read would change nothing.
 const NO_BETTER: Duration = Duration::from_secs(30);
 
+/// A read that waits for a login ends by its switch's timeout, which nobody should set longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 type Fetch = Pin<Box<dyn Future<Output = azure_core::Result<AccessToken>> + Send>>;
+
+/// A login that is under way.
+struct Login {
+    since: Instant,
+    token: Fetch,
+}
 
 /// Handed to the SDK as its credential.
 pub(super) struct Tokens {
     state: Mutex<State>,
-    /// Kept when whoever waits for it goes away: a slow login is not begun anew by each read.
-    fetch: tokio::sync::Mutex<Option<Fetch>>,
-    /// How long one login may take.
+    /// Kept when whoever waits for them goes away: a slow login is not begun anew by each read. More than one only where
+    /// reads went away: whatever ails the authority may have ended since the older was asked, and its answer may never
+    /// come.
+    logins: tokio::sync::Mutex<Vec<Login>>,
+    /// How long a login may take beside reads, and how long it is kept beside a newer one.
     longest: Duration,
 }
 
@@ -56,6 +68,12 @@ struct Held {
     has_worked: bool,
 }
 
+impl Held {
+    fn is_usable(&self) -> bool {
+        self.expires > Instant::now() + SPARE
+    }
+}
+
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tokens")
@@ -75,7 +93,7 @@ impl Tokens {
                 rng,
                 trouble: None,
             }),
-            fetch: tokio::sync::Mutex::new(None),
+            logins: tokio::sync::Mutex::default(),
             longest,
         }
     }
@@ -85,8 +103,21 @@ impl Tokens {
         self.state().source = Some(source);
     }
 
+    /// The source whose login was refused: it may go on for minutes with what it has read from a file that was mended since.
+    pub(super) fn forget_source(&self) {
+        self.state().source = None;
+    }
+
     pub(super) fn has_source(&self) -> bool {
         self.state().source.is_some()
+    }
+
+    /// Whether the next read has to wait for a login that another read has waited for in vain. The source of that one is
+    /// busy with it, so another login needs a source of its own.
+    pub(super) fn is_stuck(&self) -> bool {
+        let usable = self.state().held.as_ref().is_some_and(Held::is_usable);
+        // Locked only by whoever waits for a login, and reads and tending take turns.
+        !usable && self.logins.try_lock().is_ok_and(|logins| !logins.is_empty())
     }
 
     /// A read with the token that is held has succeeded.
@@ -110,13 +141,13 @@ impl Tokens {
 
     /// Waits until a token is to be replaced, or for a login that goes on; sees it through, and resolves.
     pub(super) async fn tend(&self, at: &Where<'_>) {
-        if self.fetch.lock().await.is_none() {
+        if self.logins.lock().await.is_empty() {
             match self.due() {
                 Some(due) => sleep_until(due).await,
                 None => std::future::pending().await,
             }
         }
-        let outcome = self.fetch().await;
+        let outcome = self.beside_reads().await;
         let mut state = self.state();
         let newer = state
             .held
@@ -129,6 +160,10 @@ impl Tokens {
         state.not_before = Some(Instant::now() + wait);
         if let Err(error) = outcome {
             let trouble = at.login(&error);
+            if matches!(trouble, ReadError::Denied(_)) {
+                // The next read makes another.
+                state.source = None;
+            }
             if state.trouble.as_ref() != Some(&trouble) {
                 tracing::warn!("{trouble}; the token in use stays in use as long as it is valid");
             }
@@ -147,20 +182,44 @@ impl Tokens {
         )
     }
 
-    async fn fetch(&self) -> azure_core::Result<AccessToken> {
-        let mut fetch = self.fetch.lock().await;
-        let doing = match &mut *fetch {
-            Some(doing) => doing,
-            none => none.insert(self.begin()?),
+    async fn beside_reads(&self) -> azure_core::Result<AccessToken> {
+        let mut logins = self.logins.lock().await;
+        let since = match logins.last() {
+            Some(newest) => newest.since,
+            None => {
+                logins.push(self.begin()?);
+                Instant::now()
+            }
         };
-        let outcome = doing.await;
-        *fetch = None;
+        self.first(&mut logins, since + self.longest).await
+    }
+
+    /// The first of these logins that brings a token, which is then held; none of them is left then. Dropped, they go on
+    /// with whoever waits next.
+    async fn first(&self, logins: &mut Vec<Login>, until: Instant) -> azure_core::Result<AccessToken> {
+        let first = std::future::poll_fn(|cx| {
+            let mut i = 0;
+            while let Some(login) = logins.get_mut(i) {
+                match login.token.as_mut().poll(cx) {
+                    Poll::Pending => i += 1,
+                    Poll::Ready(Err(_)) if logins.len() > 1 => drop(logins.remove(i)),
+                    Poll::Ready(outcome) => return Poll::Ready(outcome),
+                }
+            }
+            Poll::Pending
+        });
+        let outcome = timeout_at(until, first).await.unwrap_or_else(|_| {
+            let why = "the login took too long";
+            let cause = Error::with_message(ErrorKind::Io, why);
+            Err(Error::with_error(ErrorKind::Credential, cause, why))
+        });
+        logins.clear();
         let token = outcome?;
         self.hold(token.clone());
         Ok(token)
     }
 
-    fn begin(&self) -> azure_core::Result<Fetch> {
+    fn begin(&self) -> azure_core::Result<Login> {
         let state = self.state();
         let (Some(source), Some(scope)) = (state.source.clone(), state.scope.clone()) else {
             return Err(Error::with_message(
@@ -168,17 +227,10 @@ impl Tokens {
                 "there is no credential",
             ));
         };
-        let longest = self.longest;
-        Ok(Box::pin(async move {
-            match timeout(longest, source.get_token(&[&scope], None)).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    let why = "the login took too long";
-                    let cause = Error::with_message(ErrorKind::Io, why);
-                    Err(Error::with_error(ErrorKind::Credential, cause, why))
-                }
-            }
-        }))
+        Ok(Login {
+            since: Instant::now(),
+            token: Box::pin(async move { source.get_token(&[&scope], None).await }),
+        })
     }
 
     fn hold(&self, token: AccessToken) {
@@ -220,11 +272,14 @@ impl TokenCredential for Tokens {
                 state.scope = scope;
             }
             if let Some(held) = &state.held
-                && held.expires > Instant::now() + SPARE
+                && held.is_usable()
             {
                 return Ok(held.token.clone());
             }
         }
-        self.fetch().await
+        let mut logins = self.logins.lock().await;
+        logins.retain(|login| login.since.elapsed() < self.longest);
+        logins.push(self.begin()?);
+        self.first(&mut logins, Instant::now() + LONGEST_WAIT).await
     }
 }

@@ -72,7 +72,7 @@ impl Store {
             0 => LEEWAY,
             seconds => seconds.max(0),
         };
-        if let Some(why) = token.untimely(now, leeway, true) {
+        if let Some(why) = token.untimely_at_login(now, leeway) {
             return Err(refuse(why));
         }
         if !config.issuer.is_empty() && token.text("iss") != Some(&config.issuer) {
