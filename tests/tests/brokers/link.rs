@@ -5,6 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// Passes connections on to a server until it is cut.
+#[derive(Clone)]
 pub(crate) struct Link {
     pub(crate) address: SocketAddr,
     up: watch::Sender<bool>,

@@ -1,5 +1,5 @@
 //! NATS JetStream, by `nats-server`.
-use crate::scenes::{self, Broker, LEASE};
+use crate::scenes::{self, Broker, Rival, error_of, file};
 use crate::server::{Server, free_port};
 use crate::site::{Site, eventually};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
@@ -42,8 +42,31 @@ impl Nats {
     }
 }
 
+impl Rival for PullConsumer {
+    async fn take(&mut self, most: usize) -> (Vec<String>, usize) {
+        let mut batch = self
+            .fetch()
+            .max_messages(most)
+            .expires(Duration::from_secs(1))
+            .messages()
+            .await
+            .unwrap();
+        let (mut got, mut again) = (Vec::new(), 0);
+        while let Some(message) = batch.next().await {
+            let message = message.unwrap();
+            again += usize::from(message.info().unwrap().delivered > 1);
+            message.double_ack().await.unwrap();
+            got.push(String::from_utf8(message.payload.to_vec()).unwrap());
+        }
+        (got, again)
+    }
+}
+
 impl Broker for Nats {
     const NAME: &'static str = "nats";
+    const LEASE: Duration = Duration::from_secs(2);
+    const SEQUENCES: usize = 1;
+    type Rival = PullConsumer;
 
     async fn start() -> Nats {
         let nats = Nats::with(&[]).await;
@@ -63,7 +86,7 @@ impl Broker for Nats {
             .create_consumer(pull::Config {
                 durable_name: Some("tidegate".into()),
                 ack_policy: AckPolicy::Explicit,
-                ack_wait: LEASE,
+                ack_wait: Self::LEASE,
                 max_ack_pending: 10_000,
                 ..pull::Config::default()
             })
@@ -110,31 +133,14 @@ impl Broker for Nats {
         }
     }
 
-    async fn rival(&self, most: usize) -> (Vec<String>, usize) {
-        let consumer = self.consumer().await;
-        let mut batch = consumer
-            .fetch()
-            .max_messages(most)
-            .expires(Duration::from_secs(1))
-            .messages()
-            .await
-            .unwrap();
-        let (mut got, mut again) = (Vec::new(), 0);
-        while let Some(message) = batch.next().await {
-            let message = message.unwrap();
-            again += usize::from(message.info().unwrap().delivered > 1);
-            message.double_ack().await.unwrap();
-            got.push(String::from_utf8(message.payload.to_vec()).unwrap());
-        }
-        (got, again)
+    async fn rival(&self) -> PullConsumer {
+        self.consumer().await
     }
 
-    async fn pending(&self) -> usize {
-        self.consumer().await.info().await.unwrap().num_ack_pending
-    }
-
-    async fn waiting(&self) -> usize {
-        self.consumer().await.info().await.unwrap().num_pending as usize
+    async fn left(&self) -> usize {
+        let mut consumer = self.consumer().await;
+        let info = consumer.info().await.unwrap();
+        info.num_ack_pending + info.num_pending as usize
     }
 
     async fn sunk(&self) -> Vec<String> {
@@ -186,6 +192,11 @@ async fn nats_a_sink_that_refuses_for_ever_stops_the_stream_and_not_the_controls
 }
 
 #[tokio::test]
+async fn nats_an_event_that_the_sink_refuses_goes_to_the_dead_letter_with_the_reason() {
+    scenes::poison::<Nats>().await;
+}
+
+#[tokio::test]
 async fn nats_a_broker_that_is_down_at_the_start_is_waited_for() {
     scenes::down_at_start::<Nats>().await;
 }
@@ -195,10 +206,11 @@ async fn redelivered_after(hold: impl AsyncFnOnce(PullConsumer)) -> usize {
     let nats = Nats::start().await;
     nats.produce(0..200).await;
     hold(nats.consumer().await).await;
+    let mut rival = nats.rival().await;
     let mut again = 0;
     let started = Instant::now();
-    while again == 0 && started.elapsed() < LEASE * 5 {
-        again += nats.rival(200).await.1;
+    while again == 0 && started.elapsed() < Nats::LEASE * 5 {
+        again += rival.take(200).await.1;
     }
     again
 }
@@ -245,30 +257,11 @@ async fn nats_twin_messages_that_nobody_polls_are_redelivered() {
             .double_ack()
             .await
             .unwrap();
-        tokio::time::sleep(LEASE + LEASE / 2).await;
+        tokio::time::sleep(Nats::LEASE + Nats::LEASE / 2).await;
         drop(messages);
     })
     .await;
     assert!(again > 0);
-}
-
-/// The error that a stream of this configuration shows, with the control plane answering.
-async fn error_of(nats: &Nats, source: &str) -> String {
-    let site = Site::new();
-    let out = site.path("out");
-    let sink = format!("type = \"file\"\npath = \"{}\"", out.display());
-    let sidecar = site.sidecar("one", source, &sink).await;
-    let mut error = String::new();
-    eventually("it says what is wrong", async || {
-        let stream = sidecar.stream("orders").await.unwrap();
-        error = stream["error"].as_str().unwrap_or_default().to_owned();
-        !error.is_empty()
-    })
-    .await;
-    site.flip(&[&sidecar], true).await;
-    let _ = nats;
-    sidecar.stop().await.unwrap();
-    error
 }
 
 #[tokio::test]
@@ -278,7 +271,7 @@ async fn nats_what_is_wrong_with_a_source_is_said() {
     let of = |stream: &str, durable: &str| {
         format!("type = \"nats\"\nurl = \"nats://{at}\"\nstream = \"{stream}\"\ndurable = \"{durable}\"")
     };
-    let error = error_of(&nats, &of("missing", "d")).await;
+    let error = error_of(&of("missing", "d")).await;
     assert!(error.contains("there is no stream \"missing\""), "{error}");
 
     let stream = nats.client().await.get_stream("orders").await.unwrap();
@@ -291,8 +284,7 @@ async fn nats_what_is_wrong_with_a_source_is_said() {
         .await
         .unwrap();
     let site = Site::new();
-    let out = site.path("out");
-    let sink = format!("type = \"file\"\npath = \"{}\"", out.display());
+    let sink = file(&site.path("out"));
     let sidecar = site.sidecar("one", &of("orders", "careless"), &sink).await;
     let stream = sidecar.becomes("orders", "failed").await.unwrap();
     assert!(
@@ -313,7 +305,7 @@ async fn nats_wrong_credentials_are_said_and_never_shown() {
         nats.server.address,
         site.path("password").display()
     );
-    let error = error_of(&nats, &source).await;
+    let error = error_of(&source).await;
     assert!(error.contains("authorization violation"), "{error}");
     assert!(!error.contains("wrong-one"), "{error}");
 }
@@ -332,14 +324,11 @@ async fn nats_an_event_that_was_delivered_too_often_goes_to_the_dead_letter() {
     }
     let site = Site::new();
     let out = site.path("out");
-    let sink = format!("type = \"file\"\npath = \"{}\"", out.display());
+    let sink = file(&out);
     let sidecar = site
         .sidecar("one", &nats.source(nats.address(), "max_deliver = 3"), &sink)
         .await;
-    eventually("everything is settled", async || {
-        nats.pending().await == 0 && nats.waiting().await == 0
-    })
-    .await;
+    eventually("everything is settled", async || nats.left().await == 0).await;
     let mut through: Vec<usize> = std::fs::read_to_string(&out)
         .unwrap()
         .lines()

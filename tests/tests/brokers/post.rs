@@ -13,6 +13,7 @@ pub(crate) struct Post {
     seen: Arc<Mutex<Vec<(Instant, String)>>>,
     micros: Arc<AtomicU64>,
     status: Arc<AtomicUsize>,
+    refused: Arc<Mutex<Option<String>>>,
 }
 
 impl Post {
@@ -24,6 +25,7 @@ impl Post {
             seen: Arc::default(),
             micros: Arc::default(),
             status: Arc::new(AtomicUsize::new(200)),
+            refused: Arc::default(),
         };
         post.set_delay(delay);
         let server = post.clone();
@@ -42,6 +44,11 @@ impl Post {
     /// What it answers from now on.
     pub(crate) fn answer(&self, status: usize) {
         self.status.store(status, SeqCst);
+    }
+
+    /// Answers 422 to this body from now on.
+    pub(crate) fn refuse(&self, body: &str) {
+        *self.refused.lock().unwrap() = Some(body.to_owned());
     }
 
     pub(crate) fn url(&self) -> String {
@@ -93,9 +100,12 @@ impl Post {
             if micros > 0 {
                 tokio::time::sleep(Duration::from_micros(micros)).await;
             }
-            let status = self.status.load(SeqCst);
+            let body = String::from_utf8_lossy(&body).into_owned();
+            let status = match self.refused.lock().unwrap().as_deref() == Some(body.trim()) {
+                true => 422,
+                false => self.status.load(SeqCst),
+            };
             if status == 200 {
-                let body = String::from_utf8_lossy(&body).into_owned();
                 self.seen.lock().unwrap().push((arrived, body));
             }
             let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");

@@ -1,6 +1,6 @@
 //! Redis Streams, by `redis-server` with its append-only file, synced before each answer.
 use crate::post::Post;
-use crate::scenes::{self, Broker, LEASE};
+use crate::scenes::{self, Broker, Rival, error_of, http};
 use crate::server::{Server, free_port};
 use crate::site::{Site, eventually, field};
 use crate::tally::Tally;
@@ -73,6 +73,11 @@ impl Redis {
         self.ask(cmd("XINFO").arg("GROUPS").arg("orders")).await
     }
 
+    /// Entries that were handed out and not acknowledged.
+    async fn pending(&self) -> usize {
+        self.group("pending").await
+    }
+
     async fn group(&self, key: &str) -> usize {
         let groups = self.groups().await;
         let Some(group) = groups.first() else {
@@ -101,8 +106,59 @@ fn values(entries: &Value) -> Vec<(String, String)> {
     entries.iter().filter_map(entry).collect()
 }
 
+/// A member of the group by the name `rival`.
+struct Member {
+    connection: MultiplexedConnection,
+}
+
+impl Member {
+    async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> T {
+        command.query_async(&mut self.connection).await.unwrap()
+    }
+}
+
+impl Rival for Member {
+    async fn take(&mut self, most: usize) -> (Vec<String>, usize) {
+        // What looks abandoned first, as a member does that takes over from the dead; then what is new.
+        let claimed: Vec<Value> = self
+            .ask(
+                cmd("XAUTOCLAIM")
+                    .arg(&["orders", "tidegate", "rival"])
+                    .arg(Redis::LEASE.as_millis() as u64)
+                    .arg("0-0")
+                    .arg("COUNT")
+                    .arg(most),
+            )
+            .await;
+        let mut entries = values(&claimed[1]);
+        let again = entries.len();
+        if entries.len() < most {
+            let read: Value = self
+                .ask(
+                    cmd("XREADGROUP")
+                        .arg(&["GROUP", "tidegate", "rival", "COUNT"])
+                        .arg(most - entries.len())
+                        .arg(&["STREAMS", "orders", ">"]),
+                )
+                .await;
+            if let Value::Array(streams) = read
+                && let Some(Value::Array(stream)) = streams.first()
+            {
+                entries.extend(values(&stream[1]));
+            }
+        }
+        for (id, _) in &entries {
+            let _: Value = self.ask(cmd("XACK").arg(&["orders", "tidegate"]).arg(id)).await;
+        }
+        (entries.into_iter().map(|(_, value)| value).collect(), again)
+    }
+}
+
 impl Broker for Redis {
     const NAME: &'static str = "redis";
+    const LEASE: Duration = Duration::from_secs(2);
+    const SEQUENCES: usize = 1;
+    type Rival = Member;
 
     async fn start() -> Redis {
         let redis = Redis::with(&[]).await;
@@ -148,47 +204,13 @@ impl Broker for Redis {
         }
     }
 
-    async fn rival(&self, most: usize) -> (Vec<String>, usize) {
-        // What looks abandoned first, as a member does that takes over from the dead; then what is new.
-        let claimed: Vec<Value> = self
-            .ask(
-                cmd("XAUTOCLAIM")
-                    .arg(&["orders", "tidegate", "rival"])
-                    .arg(LEASE.as_millis() as u64)
-                    .arg("0-0")
-                    .arg("COUNT")
-                    .arg(most),
-            )
-            .await;
-        let mut entries = values(&claimed[1]);
-        let again = entries.len();
-        if entries.len() < most {
-            let read: Value = self
-                .ask(
-                    cmd("XREADGROUP")
-                        .arg(&["GROUP", "tidegate", "rival", "COUNT"])
-                        .arg(most - entries.len())
-                        .arg(&["STREAMS", "orders", ">"]),
-                )
-                .await;
-            if let Value::Array(streams) = read
-                && let Some(Value::Array(stream)) = streams.first()
-            {
-                entries.extend(values(&stream[1]));
-            }
-        }
-        for (id, _) in &entries {
-            let _: Value = self.ask(cmd("XACK").arg(&["orders", "tidegate"]).arg(id)).await;
-        }
-        (entries.into_iter().map(|(_, value)| value).collect(), again)
+    async fn rival(&self) -> Member {
+        let connection = self.connection().await.unwrap();
+        Member { connection }
     }
 
-    async fn pending(&self) -> usize {
-        self.group("pending").await
-    }
-
-    async fn waiting(&self) -> usize {
-        self.group("lag").await
+    async fn left(&self) -> usize {
+        self.pending().await.saturating_add(self.group("lag").await)
     }
 
     async fn sunk(&self) -> Vec<String> {
@@ -228,6 +250,11 @@ async fn redis_a_sink_that_refuses_for_ever_stops_the_stream_and_not_the_control
 }
 
 #[tokio::test]
+async fn redis_an_event_that_the_sink_refuses_goes_to_the_dead_letter_with_the_reason() {
+    scenes::poison::<Redis>().await;
+}
+
+#[tokio::test]
 async fn redis_a_broker_that_is_down_at_the_start_is_waited_for() {
     scenes::down_at_start::<Redis>().await;
 }
@@ -242,9 +269,10 @@ async fn redis_twin_entries_that_are_held_without_a_claim_are_taken_over() {
             "GROUP", "tidegate", "careless", "COUNT", "100", "STREAMS", "orders", ">",
         ]))
         .await;
+    let mut rival = redis.rival().await;
     let mut again = 0;
     eventually("they are taken over", async || {
-        again += redis.rival(100).await.1;
+        again += rival.take(100).await.1;
         again > 0
     })
     .await;
@@ -264,7 +292,7 @@ async fn redis_a_restart_takes_up_its_own_first_and_a_dead_consumers_after_min_i
     let site = Site::new();
     let post = Post::start(Duration::ZERO).await;
     let source = redis.source(redis.address(), "consumer = \"me\"");
-    let sink = format!("type = \"http\"\nurl = \"{}\"", post.url());
+    let sink = http(&post);
     let sidecar = site.sidecar("one", &source, &sink).await;
     eventually("everything is through", async || post.count() >= 50).await;
     let seen = post.seen();
@@ -281,7 +309,7 @@ async fn redis_a_claim_is_never_taken_back_from_who_has_it_now() {
     let redis = Redis::start().await;
     let site = Site::new();
     let post = Post::start(Duration::from_millis(5)).await;
-    let sink = format!("type = \"http\"\nurl = \"{}\"", post.url());
+    let sink = http(&post);
     let source = redis.source(redis.address(), "prefetch = 100");
     let sidecar = site.sidecar("one", &source, &sink).await;
     redis.produce(0..100).await;
@@ -329,7 +357,7 @@ async fn redis_trimming_under_held_entries_is_told_and_loses_nothing_that_is_hel
     let redis = Redis::start().await;
     let site = Site::new();
     let post = Post::start(Duration::from_millis(5)).await;
-    let sink = format!("type = \"http\"\nurl = \"{}\"", post.url());
+    let sink = http(&post);
     let sidecar = site
         .sidecar("one", &redis.source(redis.address(), "prefetch = 100"), &sink)
         .await;
@@ -347,24 +375,6 @@ async fn redis_trimming_under_held_entries_is_told_and_loses_nothing_that_is_hel
     let tally = Tally::of(post.seen().iter().map(String::as_str));
     assert_eq!((tally.lost(50), tally.repeated()), (0, 0));
     sidecar.stop().await.unwrap();
-}
-
-/// The error that a stream of this configuration shows, with the control plane answering.
-async fn error_of(source: &str) -> String {
-    let site = Site::new();
-    let out = site.path("out");
-    let sink = format!("type = \"file\"\npath = \"{}\"", out.display());
-    let sidecar = site.sidecar("one", source, &sink).await;
-    let mut error = String::new();
-    eventually("it says what is wrong", async || {
-        let stream = sidecar.stream("orders").await.unwrap();
-        error = stream["error"].as_str().unwrap_or_default().to_owned();
-        !error.is_empty()
-    })
-    .await;
-    site.flip(&[&sidecar], true).await;
-    sidecar.stop().await.unwrap();
-    error
 }
 
 #[tokio::test]

@@ -5,18 +5,24 @@ use crate::site::{Site, eventually, field, setting};
 use crate::tally::Tally;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// The lease of every consumer here.
-pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// A broker with one stream and one group, and the plain client of its own people.
 pub(crate) trait Broker {
     /// What it is called, for people.
     const NAME: &'static str;
-    /// How long its leases are renewed by anything but tidegate, for a rival that asks for work.
+    /// When the broker takes back what a silent consumer has.
+    const LEASE: Duration;
+    /// Numbers that are equal modulo this keep their order.
+    const SEQUENCES: usize;
+    type Rival: Rival;
     async fn start() -> Self;
     fn address(&self) -> SocketAddr;
+    /// A way to it that can be cut.
+    async fn link(&self) -> Link {
+        Link::to(self.address()).await
+    }
     async fn kill(&mut self);
     async fn start_again(&mut self);
     /// `[stream.source]` for a broker behind this address, with more options.
@@ -25,18 +31,29 @@ pub(crate) trait Broker {
     fn sink(&self, at: SocketAddr) -> String;
     /// Publishes these numbers.
     async fn produce(&self, numbers: std::ops::Range<usize>);
-    /// Asks for work as another member of the group, takes up to `most` and acknowledges them; what it got, and how
-    /// many of these had been handed out before.
-    async fn rival(&self, most: usize) -> (Vec<String>, usize);
-    /// Messages that were handed out and not acknowledged.
-    async fn pending(&self) -> usize;
-    /// Messages that the group has not been handed.
-    async fn waiting(&self) -> usize;
+    /// Another member of the group, which has its share of the work once this returns.
+    async fn rival(&self) -> Self::Rival;
+    /// Waits until so many members share the work.
+    async fn shared_by(&self, _members: usize) {}
+    /// Who shares the work, in the words of the broker: another answer means that it shared anew. Empty for a broker
+    /// that knows no shares.
+    async fn shares(&self) -> String {
+        String::new()
+    }
+    /// Messages that the group has not acknowledged.
+    async fn left(&self) -> usize;
     /// What is in the stream that the sink writes to.
     async fn sunk(&self) -> Vec<String>;
 }
 
-/// Events are held, the leases are 2 s, the pause is long, and another member asks for work all the while.
+/// A member of the group that is not tidegate.
+pub(crate) trait Rival {
+    /// Asks for work, takes up to `most` and acknowledges them; what it got, and how many of these had been handed to
+    /// another before.
+    async fn take(&mut self, most: usize) -> (Vec<String>, usize);
+}
+
+/// Events are held, the leases are short, the pause is long, and another member asks for work all the while.
 pub(crate) async fn long_pause<B: Broker>() {
     let pause = Duration::from_secs(setting("PAUSE", 12));
     let broker = B::start().await;
@@ -49,6 +66,9 @@ pub(crate) async fn long_pause<B: Broker>() {
             &http(&post),
         )
         .await;
+    broker.shared_by(1).await;
+    let mut rival = broker.rival().await;
+    broker.shared_by(2).await;
     broker.produce(0..2000).await;
     eventually("events arrive", async || post.count() > 50).await;
     let paused_in = site.flip(&[&sidecar], true).await;
@@ -62,11 +82,12 @@ pub(crate) async fn long_pause<B: Broker>() {
     assert!(held >= 100, "{held} held: the pause shows nothing");
     let (at_pause, began) = (post.count(), Instant::now());
 
+    let shares = broker.shares().await;
     let mut rivals = Vec::new();
     let mut again = 0;
     let mut least_left = f64::MAX;
     while began.elapsed() < pause {
-        let (got, redelivered) = broker.rival(5).await;
+        let (got, redelivered) = rival.take(5).await;
         rivals.extend(got);
         again += redelivered;
         let stream = sidecar.stream("orders").await.unwrap();
@@ -79,16 +100,18 @@ pub(crate) async fn long_pause<B: Broker>() {
     }
     assert_eq!(post.count(), at_pause, "something moved while paused");
     assert_eq!(again, 0, "messages that are held were handed out again");
+    assert_eq!(broker.shares().await, shares, "the group noticed the pause");
 
     post.set_delay(Duration::ZERO);
     let flipped = Instant::now();
     site.flip(&[&sidecar], false).await;
     let n = 2000;
-    eventually("everything is through", async || post.count() + rivals.len() >= n).await;
-    eventually("everything is acknowledged", async || {
-        broker.pending().await == 0 && broker.waiting().await == 0
+    eventually("everything is through", async || {
+        rivals.extend(rival.take(100).await.0);
+        post.count() + rivals.len() >= n
     })
     .await;
+    acknowledged(&broker).await;
     let seen = post.seen();
     let tally = Tally::of(seen.iter().chain(&rivals).map(String::as_str));
     assert_eq!((tally.lost(n), tally.repeated()), (0, 0));
@@ -96,11 +119,12 @@ pub(crate) async fn long_pause<B: Broker>() {
     let resumed = sidecar.get("/status").await.unwrap();
     assert_eq!(resumed["streams"][0]["dead_letters"], 0);
     eprintln!(
-        "{}: {held} events held for {} s under leases of 2 s, another member asking (it got {}): 0 redelivered, 0 \
+        "{}: {held} events held for {} s under leases of {} s, another member asking (it got {}): 0 redelivered, 0 \
          lost, 0 repeated; a lease never had less than {least_left:.2} s left; paused within {} ms, first event {} ms \
          after the flip was written (poll interval 100 ms)",
         B::NAME,
         pause.as_secs(),
+        B::LEASE.as_secs(),
         rivals.len(),
         paused_in.as_millis(),
         first.as_millis(),
@@ -127,15 +151,18 @@ pub(crate) async fn beyond_the_lease<B: Broker>() {
         stream["parked"] == true && stream["held"] == 0
     })
     .await;
-    let (got, _) = broker.rival(10).await;
-    assert!(!got.is_empty(), "what was given back is not to be had");
+    let mut rival = broker.rival().await;
+    let mut got = Vec::new();
+    eventually("what was given back is to be had", async || {
+        got.extend(rival.take(10).await.0);
+        !got.is_empty()
+    })
+    .await;
+    drop(rival);
     post.set_delay(Duration::ZERO);
     site.flip(&[&sidecar], false).await;
     eventually("everything is through", async || post.count() + got.len() >= 1000).await;
-    eventually("everything is acknowledged", async || {
-        broker.pending().await == 0 && broker.waiting().await == 0
-    })
-    .await;
+    acknowledged(&broker).await;
     let seen = post.seen();
     let tally = Tally::of(seen.iter().chain(&got).map(String::as_str));
     assert_eq!((tally.lost(1000), tally.repeated()), (0, 0));
@@ -148,17 +175,20 @@ pub(crate) async fn chaos<B: Broker>() {
     let rounds = setting("ROUNDS", 6) as usize;
     let n = setting("MESSAGES", 20_000) as usize;
     let mut broker = B::start().await;
-    let link = Link::to(broker.address()).await;
+    let link = broker.link().await;
     let site = Site::new();
     let out = site.path("out");
     let source = broker.source(link.address, "prefetch = 500");
-    let sink = format!("type = \"file\"\npath = \"{}\"", out.display());
+    let sink = file(&out);
     let mut sidecar = site.sidecar("one", &source, &sink).await;
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let mut produced = 0;
+    // As many of each as can be, however few rounds there are.
+    let mut targets: Vec<usize> = (0..rounds).map(|round| round % 3).collect();
+    random.shuffle(&mut targets);
     let mut kills = [0usize; 3];
-    for round in 0..rounds {
+    for (round, target) in targets.into_iter().enumerate() {
         let next = n * (round + 1) / rounds;
         broker.produce(produced..next).await;
         produced = next;
@@ -182,7 +212,7 @@ pub(crate) async fn chaos<B: Broker>() {
             }
         }
         let what = match setting("KILL", 3) as usize {
-            3 => random.usize(0..3),
+            3 => target,
             one => one,
         };
         kills[what] += 1;
@@ -221,10 +251,7 @@ pub(crate) async fn chaos<B: Broker>() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // What a kill brings again comes within a lease.
-    eventually("everything is acknowledged", async || {
-        broker.pending().await == 0 && broker.waiting().await == 0
-    })
-    .await;
+    acknowledged(&broker).await;
     let text = lines();
     let tally = Tally::of(text.lines());
     assert_eq!(tally.lost(n), 0);
@@ -258,6 +285,7 @@ pub(crate) async fn scale_out<B: Broker>() {
         sidecars.push(site.sidecar(name, &source, &http(&post)).await);
     }
     let all: Vec<_> = sidecars.iter().collect();
+    broker.shared_by(4).await;
     broker.produce(0..4000).await;
     eventually("all of them work", async || {
         for sidecar in &all {
@@ -277,18 +305,27 @@ pub(crate) async fn scale_out<B: Broker>() {
     let told = String::from_utf8(fleet.output().await.unwrap().stdout).unwrap();
     assert!(told.ends_with("4 of 4 paused\n"), "{told}");
     let at_pause = post.count();
-    tokio::time::sleep(LEASE * 2).await;
+    tokio::time::sleep(B::LEASE * 2).await;
     assert_eq!(post.count(), at_pause, "something moved while all were paused");
     post.set_delay(Duration::ZERO);
     site.flip(&all, false).await;
     eventually("everything is through", async || post.count() >= 4000).await;
-    eventually("everything is acknowledged", async || {
-        broker.pending().await == 0 && broker.waiting().await == 0
+    acknowledged(&broker).await;
+    // A fifth, of the same configuration: nobody else is told.
+    sidecars.push(site.sidecar("e", &source, &http(&post)).await);
+    broker.shared_by(5).await;
+    post.set_delay(Duration::from_millis(2));
+    broker.produce(4000..6000).await;
+    eventually("the fifth works too", async || {
+        field(&sidecars[4], "events").await != 0
     })
     .await;
+    post.set_delay(Duration::ZERO);
+    eventually("everything is through", async || post.count() >= 6000).await;
+    acknowledged(&broker).await;
     let seen = post.seen();
     let tally = Tally::of(seen.iter().map(String::as_str));
-    assert_eq!((tally.lost(4000), tally.repeated()), (0, 0));
+    assert_eq!((tally.lost(6000), tally.repeated()), (0, 0));
     eprintln!(
         "{}: one flip paused 4 of 4 processes of a group within {} ms (poll interval 100 ms)",
         B::NAME,
@@ -312,14 +349,17 @@ pub(crate) async fn broker_to_broker<B: Broker>() {
     site.flip(&[&sidecar], true).await;
     site.flip(&[&sidecar], false).await;
     eventually("everything is through", async || {
-        broker.sunk().await.len() >= 5000 && broker.pending().await == 0
+        broker.sunk().await.len() >= 5000 && broker.left().await == 0
     })
     .await;
     let sunk = broker.sunk().await;
     let tally = Tally::of(sunk.iter().map(String::as_str));
     assert_eq!((tally.lost(5000), tally.repeated()), (0, 0));
-    let in_order: Vec<String> = (0..5000).map(|n| n.to_string()).collect();
-    assert!(sunk == in_order, "{} does not keep the order", B::NAME);
+    for sequence in 0..B::SEQUENCES {
+        let of_it = sunk.iter().map(|body| body.parse::<usize>().unwrap());
+        let of_it: Vec<usize> = of_it.filter(|n| n % B::SEQUENCES == sequence).collect();
+        assert!(of_it.is_sorted(), "{} does not keep the order", B::NAME);
+    }
     sidecar.stop().await.unwrap();
 }
 
@@ -343,13 +383,39 @@ pub(crate) async fn refused_for_ever<B: Broker>() {
         "{stream}"
     );
     // The other ten are the group's again.
+    let mut rival = broker.rival().await;
     let mut got = BTreeSet::new();
     eventually("the rest is to be had", async || {
-        got.extend(broker.rival(30).await.0);
+        got.extend(rival.take(30).await.0);
         got.len() >= 10
     })
     .await;
     assert_eq!(got.len(), 10);
+    sidecar.stop().await.unwrap();
+}
+
+/// An event that the destination refuses each time: dead letter, with the reason, and the others pass.
+pub(crate) async fn poison<B: Broker>() {
+    let broker = B::start().await;
+    let site = Site::new();
+    let post = Post::start(Duration::ZERO).await;
+    post.refuse("7");
+    let sidecar = site
+        .sidecar("one", &broker.source(broker.address(), ""), &http(&post))
+        .await;
+    broker.produce(0..100).await;
+    eventually("the others are through", async || post.count() >= 99).await;
+    acknowledged(&broker).await;
+    let seen = post.seen();
+    let tally = Tally::of(seen.iter().map(String::as_str));
+    assert_eq!((tally.lost(100), tally.repeated()), (1, 0));
+    let stream = sidecar.stream("orders").await.unwrap();
+    assert_eq!(
+        (&stream["dead_letters"], &stream["state"]),
+        (&1.into(), &"running".into())
+    );
+    let letters = std::fs::read_to_string(site.path("one.state/dead_letters/orders.jsonl")).unwrap();
+    assert!(letters.contains("422"), "{letters}");
     sidecar.stop().await.unwrap();
 }
 
@@ -365,7 +431,9 @@ pub(crate) async fn down_at_start<B: Broker>() {
         .await;
     eventually("it says so", async || {
         let stream = sidecar.stream("orders").await.unwrap();
-        stream["error"].as_str().is_some_and(|e| e.contains("connect"))
+        stream["error"]
+            .as_str()
+            .is_some_and(|e| e.to_lowercase().contains("connect"))
     })
     .await;
     // A pause is proven though nothing is there.
@@ -377,6 +445,32 @@ pub(crate) async fn down_at_start<B: Broker>() {
     sidecar.stop().await.unwrap();
 }
 
-fn http(post: &Post) -> String {
+/// The error that a stream of this source shows, with the control plane answering all the while.
+pub(crate) async fn error_of(source: &str) -> String {
+    let site = Site::new();
+    let sidecar = site.sidecar("one", source, &file(&site.path("out"))).await;
+    let mut error = String::new();
+    eventually("it says what is wrong", async || {
+        let stream = sidecar.stream("orders").await.unwrap();
+        error = stream["error"].as_str().unwrap_or_default().to_owned();
+        !error.is_empty()
+    })
+    .await;
+    site.flip(&[&sidecar], true).await;
+    sidecar.stop().await.unwrap();
+    error
+}
+
+async fn acknowledged<B: Broker>(broker: &B) {
+    eventually("everything is acknowledged", async || broker.left().await == 0).await;
+}
+
+/// `[stream.sink]` of a file.
+pub(crate) fn file(path: &Path) -> String {
+    format!("type = \"file\"\npath = \"{}\"", path.display())
+}
+
+/// `[stream.sink]` of an HTTP endpoint.
+pub(crate) fn http(post: &Post) -> String {
     format!("type = \"http\"\nurl = \"{}\"", post.url())
 }
