@@ -198,6 +198,7 @@ impl ConsumerContext for Context {
             state.fresh.push(partition);
         }
         state.joined = true;
+        state.refused = None;
         drop(state);
         self.shared.changed();
     }
@@ -221,6 +222,8 @@ struct State {
     fresh: Vec<u32>,
     /// The group has given this member an assignment, if an empty one.
     joined: bool,
+    /// Why it does not: the library says so once, however long that lasts.
+    refused: Option<Name>,
     /// Events that are held were taken away, and the driver has not been told yet.
     lost: bool,
     /// Messages that came on the queue of events.
@@ -305,7 +308,9 @@ impl Shared {
                 }
                 Code::TopicAuthorizationFailed => Trouble::Wait(self.may_not_read()),
                 Code::GroupAuthorizationFailed => {
-                    Trouble::Wait(format!("not allowed to join the group \"{group}\"").into())
+                    let why = Name::from(format!("not allowed to join the group \"{group}\""));
+                    self.state().refused = Some(why.clone());
+                    Trouble::Wait(why)
                 }
                 Code::AutoOffsetReset => Trouble::Fatal(
                     format!(
@@ -490,6 +495,7 @@ impl KafkaSource {
         state.client_number += 1;
         let client = state.client.take();
         state.joined = false;
+        state.refused = None;
         state.mine.clear();
         state.fresh.clear();
         state.stray.clear();
@@ -524,6 +530,17 @@ impl KafkaSource {
                 Err(SourceError::Broke(why))
             }
             Trouble::Fatal(why) => Err(SourceError::Fatal(why)),
+        }
+    }
+
+    /// Hears everything that was said since the last attempt. The library reports each failure to connect, and nobody
+    /// listens between attempts: what may have passed meanwhile is no reason to give up this one, or brokers that are
+    /// back are taken for gone for as long as there are old reports.
+    fn catch_up(&mut self, client: &Client) -> Result<(), SourceError> {
+        while self.settle.0.serve(client).now_or_never().is_some() {}
+        match self.trouble() {
+            Err(SourceError::Interrupted(_)) => Ok(()),
+            other => other,
         }
     }
 
@@ -587,8 +604,11 @@ impl KafkaSource {
                 () = self.settle.0.serve(client) => {}
                 () = tokio::time::sleep(LOOK) => {}
                 () = &mut late => {
-                    let why = format!("the group \"{}\" has not let this member in yet", self.consumer.group);
-                    return Err(SourceError::Interrupted(why.into()));
+                    let refused = self.shared().state().refused.clone();
+                    let why = refused.unwrap_or_else(|| {
+                        format!("the group \"{}\" has not let this member in yet", self.consumer.group).into()
+                    });
+                    return Err(SourceError::Interrupted(why));
                 }
             }
             self.trouble()?;
@@ -799,6 +819,7 @@ impl Source for KafkaSource {
         let Some(client) = self.link.as_ref().map(|link| link.client.clone()) else {
             return Err(SourceError::Interrupted("not connected".into()));
         };
+        self.catch_up(&client)?;
         self.probe(&client).await?;
         if let Some(link) = self.link.as_mut().filter(|link| !link.subscribed) {
             let topics: Vec<&str> = self.consumer.topics.iter().map(String::as_str).collect();
