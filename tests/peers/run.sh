@@ -72,6 +72,17 @@ need_flights() {
         mv "$work/flights.csv" "$venv/flights.csv"
 }
 
+# A broker of Apache Kafka, as its jars, once, beside the clients; the stamp is the list of what was fetched.
+need_kafka() {
+    need_package java default-jre-headless || return 1
+    cmp -s "$here/kafka.pom.xml" "$venv/kafka/pom.xml" && return 0
+    need_package mvn maven || return 1
+    rm -rf "$venv/kafka" &&
+        mvn --batch-mode --quiet --file "$here/kafka.pom.xml" dependency:copy-dependencies \
+            -DincludeScope=runtime -DoutputDirectory="$venv/kafka" &&
+        cp "$here/kafka.pom.xml" "$venv/kafka/pom.xml"
+}
+
 # A browser, what drives it, and what judges pages: once, beside the clients.
 need_browser() {
     [ -n "${TIDEGATE_PEER_CHROMIUM:-}" ] || need_package chromium || return 1
@@ -125,17 +136,17 @@ need_tidegate() {
     export TIDEGATE_PEER_BINARY="${CARGO_TARGET_DIR:-$repository/target}/debug/tidegate"
 }
 
-# Debian's own packages, where they are not there yet.
+# Debian's own packages, where they are not there yet: the program, and the package where it has another name.
 need_package() {
     PATH="$PATH:/usr/sbin:/sbin"
     command -v "$1" >/dev/null && return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "$1 is missing: install it (apt-get install $1), or run this as root on Debian or Ubuntu" >&2
+        echo "$1 is missing: install it (apt-get install ${2:-$1}), or run this as root on Debian or Ubuntu" >&2
         return 1
     fi
     # Its service is not wanted, only its program.
     (apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-        apt-get install -qq --no-install-recommends --yes "$1") >&2
+        apt-get install -qq --no-install-recommends --yes "${2:-$1}") >&2
 }
 
 stop_store() {
@@ -385,13 +396,12 @@ hostile() {
 # Real brokers: long pauses, kills, groups, bad input. See docs/brokers.md. TIDEGATE_BROKER_PAUSE (seconds),
 # TIDEGATE_BROKER_ROUNDS and TIDEGATE_BROKER_MESSAGES make it longer.
 brokers() {
-    need_package nats-server && need_package redis-server || return 1
+    need_package nats-server && need_package redis-server && need_kafka || return 1
     (cd "$repository" &&
         cargo test --quiet --workspace --features e2e/brokers --test brokers -- --nocapture) \
         >"$work/brokers.log" 2>&1 ||
         { cat "$work/brokers.log" >&2; return 1; }
-    grep -E '^(nats|redis): ' "$work/brokers.log"
-    grep -oE '[0-9]+ passed' "$work/brokers.log"
+    grep -oE '((nats|redis|kafka): |[0-9]+ passed).*' "$work/brokers.log" | paste -sd ';'
 }
 
 # Two thousand seeds instead of four hundred.

@@ -11,6 +11,7 @@
 )]
 
 mod access;
+mod kafka;
 mod link;
 mod nats;
 mod post;
