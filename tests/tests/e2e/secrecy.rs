@@ -543,12 +543,10 @@ async fn twin_the_search_finds_marks_wherever_something_may_be_seen() {
         &format!("{}/mArKeD-base", client.control.trim_start_matches("http://")),
         client.observe.trim_start_matches("http://"),
     );
-    assert_eq!(
-        client.observe("/readyz").await.0 / 100,
-        2,
-        "{:?}",
-        client.observe("/readyz").await
-    );
+    eventually("it is ready", async || {
+        (client.observe("/readyz").await.0 == 200).then_some(())
+    })
+    .await;
     let watched = watch(&based, "");
     based.reads("mArKeD-switch", "paused").await;
     eventually("the watch says something", async || {

@@ -1,5 +1,5 @@
 //! The sidecar in this process: what `tidegate run` builds, on free ports.
-use super::{Client, Site, within_patience};
+use super::{Client, Site, eventually, within_patience};
 use std::sync::Arc;
 use tidegate::app::{App, Ending, clock};
 use tidegate::config;
@@ -25,7 +25,14 @@ impl Running {
     pub(crate) async fn on(site: &Site, clock: Clock) -> Running {
         let config =
             config::load(&site.config_file()).unwrap_or_else(|e| panic!("{e}\n--- in\n{}", site.config()));
-        let app = App::build(&config, clock).await.unwrap();
+        // A child that another test is just starting has a copy of the last process's lock from its fork to its exec.
+        let app = eventually("state_dir is free", async || {
+            match App::build(&config, clock.clone()).await {
+                Err(error) if format!("{error:#}").contains("in use by another process") => None,
+                built => Some(built.unwrap()),
+            }
+        })
+        .await;
         let client = Client::new(&app.control().to_string(), &app.observe().to_string());
         let holds = app.holds().clone();
         let stop = CancellationToken::new();
