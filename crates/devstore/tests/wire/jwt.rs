@@ -89,8 +89,13 @@ async fn what_does_not_fit_the_role_is_refused_with_the_reason() {
             claims(json!({"nbf": now + 600})),
             "error validating token: invalid not before (nbf) claim: token not yet valid",
         ),
+        // A beginning that is not told is when it was issued.
         (
             claims(json!({"iat": now + 600})),
+            "error validating token: invalid not before (nbf) claim: token not yet valid",
+        ),
+        (
+            claims(json!({"iat": now + 600, "nbf": now})),
             "error validating token: invalid issued at (iat) claim: token issued in the future",
         ),
         (
@@ -149,7 +154,7 @@ async fn bound_claims_are_matched_by_name_and_by_pointer() {
 async fn an_audience_nobody_asked_for_is_refused() {
     let vault = with_role(json!({"bound_audiences": [], "bound_subject": "x"})).await;
     let now = vault.store.clock().now().as_second();
-    let claims = json!({"iss": vault.store.cluster().issuer(), "aud": "vault", "sub": "x", "exp": now + 600});
+    let claims = json!({"iss": vault.store.cluster().issuer(), "aud": "vault", "sub": "x", "iat": now, "exp": now + 600});
     let got = log_in(&vault, &vault.store.cluster().sign(&claims)).await;
     assert_eq!(
         got.error(400),
