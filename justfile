@@ -45,6 +45,10 @@ bench:
 soak minutes="60":
     cargo bench -p e2e --profile release --bench soak -- --minutes {{minutes}}
 
+# Ten million inputs that are made to break something, over nine targets. Figures: docs/reliability.md.
+fuzz *options:
+    fuzz/run.sh {{options}}
+
 # Bans, sources and licences of dependencies (cargo install cargo-deny).
 deny:
     cargo deny check bans sources licenses

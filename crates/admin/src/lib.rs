@@ -34,6 +34,9 @@ mod drill;
 mod error;
 mod flood;
 mod flowtide;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod metrics;
 mod openapi;

@@ -9,6 +9,9 @@ mod body;
 mod connection;
 mod counted;
 mod doings;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod layer;
 mod listener;

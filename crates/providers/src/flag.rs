@@ -129,7 +129,7 @@ enum Found<'a> {
 
 fn find<'a>(fields: &'a Fields, path: &str) -> Found<'a> {
     let mut hits = Vec::new();
-    walk(fields, &path.to_lowercase(), &mut hits);
+    walk(fields, &folded(path), &mut hits);
     match hits.as_slice() {
         [] => Found::None,
         [one] => Found::One(one),
@@ -137,10 +137,16 @@ fn find<'a>(fields: &'a Fields, path: &str) -> Found<'a> {
     }
 }
 
+/// Letter by letter: `str::to_lowercase` looks at what follows a letter (Greek has a sigma for the ends of words), so that a name
+/// would be another one before a `:`.
+fn folded(text: &str) -> String {
+    text.chars().flat_map(char::to_lowercase).collect()
+}
+
 /// As .NET flattens its configuration: `a:b` is the field `b` of `a` as well as a field that is called `a:b`.
 fn walk<'a>(fields: &'a Fields, path: &str, hits: &mut Vec<&'a Value>) {
     for (name, value) in fields.iter() {
-        let Some(rest) = path.strip_prefix(&name.to_lowercase()) else {
+        let Some(rest) = path.strip_prefix(&*folded(name)) else {
             continue;
         };
         if rest.is_empty() {

@@ -32,6 +32,14 @@ fn word(outcome: &Result<Flag, FlagError>) -> &'static str {
 }
 
 #[test]
+fn a_name_is_the_same_alone_and_before_a_colon_in_any_script() {
+    let nested = r#"{"ΟΔΟΣ": {"IsPaused": true, "until": "2026-11-22T18:00:00Z"}}"#;
+    let flag = fields(nested, "ΟΔΟΣ:IsPaused").unwrap();
+    assert!(flag.paused && flag.until.is_some(), "{flag:?}");
+    assert!(fields(nested, "οδοσ:ispaused").unwrap().paused);
+}
+
+#[test]
 fn a_flag_is_read_as_the_table_says() {
     let table = [
         ("true", "IsPaused", "paused"),

@@ -25,6 +25,9 @@ mod exam;
 mod file;
 mod fixed;
 mod flag;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http_client;
 mod nudge;
 mod poll;

@@ -33,6 +33,9 @@ mod config;
 mod connectors;
 mod dead_letter;
 mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hold;
 mod lane;
 mod lease;

@@ -9,6 +9,9 @@ pub mod config;
 mod console;
 #[cfg(feature = "devstore")]
 mod demo;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod history;
 mod log;
 mod remember;

@@ -10,6 +10,9 @@
 //! read-only or damaged is an error that names the file and what to do.
 mod dir;
 mod file;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod ledger;
 

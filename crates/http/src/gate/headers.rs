@@ -1,6 +1,6 @@
 //! What is refused before it can be misread, and what a proxy takes from and adds to the headers.
 use super::Answer;
-use super::forward::{Outbound, Upstream};
+use super::forward::Upstream;
 use crate::connection::Peer;
 use http::header::{
     ALLOW, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
@@ -100,10 +100,10 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
 }
 
 /// The request as the app gets it; with it our client's end of an upgrade, if it asked for one that may pass.
-pub(super) fn outbound(
-    mut request: Request<Outbound>,
+pub(super) fn outbound<B: http_body::Body>(
+    mut request: Request<B>,
     upstream: &Upstream,
-) -> (Request<Outbound>, Option<OnUpgrade>) {
+) -> (Request<B>, Option<OnUpgrade>) {
     let protocol = upgrade(&request);
     let client = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let peer = request.extensions_mut().remove::<Peer>();

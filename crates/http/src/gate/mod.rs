@@ -3,6 +3,8 @@
 mod admission;
 mod config;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod headers;
 mod pool;
 mod tunnel;

@@ -1,5 +1,7 @@
 //! Azure Key Vault, through the vendor's SDK with its retries off: the poll loop retries.
 mod answer;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod tokens;
 mod transport;
 

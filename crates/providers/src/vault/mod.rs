@@ -6,6 +6,8 @@ mod auth_kubernetes;
 mod auth_token;
 mod capabilities;
 mod client;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod read;
 mod token;
 

@@ -3,6 +3,8 @@ mod encode;
 mod file_place;
 mod file_sink;
 mod file_source;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http_sink;
 mod http_source;
 #[cfg(feature = "kafka")]
