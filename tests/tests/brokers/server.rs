@@ -15,10 +15,15 @@ pub(crate) struct Server {
     child: Child,
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now. Below those that the system gives to whoever asks for any: a server that takes
+/// seconds to start, or is started again, must not find its port with somebody else's connection.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    loop {
+        let port = fastrand::u16(10_000..32_000);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Server {
