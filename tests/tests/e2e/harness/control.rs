@@ -19,6 +19,8 @@ pub(crate) fn http_client() -> reqwest::Client {
         .redirect(reqwest::redirect::Policy::none())
         .timeout(super::PATIENCE)
         .connect_timeout(Duration::from_secs(10))
+        // A connection that idles may be ended by the listener just when it is used again.
+        .pool_max_idle_per_host(0)
         // Plain HTTP: without this each client would read the system's CAs, which takes an unoptimised build long.
         .tls_certs_only([])
         .build()
