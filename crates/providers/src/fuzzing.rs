@@ -51,9 +51,11 @@ pub(crate) fn says_nothing(text: &str) {
     assert!(!text.contains(char::is_control), "more than a line: {text:?}");
 }
 
-/// The same of everything that an outcome can show.
+/// The same of everything that an outcome can show. Names of fields and of versions are no secrets, and are shown.
 pub(crate) fn tells_nothing(outcome: &Result<Secret, ReadError>) {
-    says_nothing(&format!("{outcome:?}"));
+    if !outcome.as_ref().is_ok_and(is_named_so) {
+        says_nothing(&format!("{outcome:?}"));
+    }
     match outcome {
         Err(error) => says_nothing(&error.to_string()),
         // A flag looked up in it may say who and why, but errors and warnings never quote.
@@ -62,6 +64,16 @@ pub(crate) fn tells_nothing(outcome: &Result<Secret, ReadError>) {
             Err(error) => says_nothing(&error.to_string()),
         },
     }
+}
+
+/// Whether the mark stands where nobody keeps a secret.
+fn is_named_so(secret: &Secret) -> bool {
+    fn in_names(fields: &Fields) -> bool {
+        fields.iter().any(|(name, value)| {
+            name.contains(MARK) || matches!(value, Value::Fields(inner) if in_names(inner))
+        })
+    }
+    secret.version.id.contains(MARK) || matches!(&secret.body, Body::Fields(fields) if in_names(fields))
 }
 
 /// A key, a newline, a secret's text: reading it agrees with a short model, and refusals quote the key and nothing else.

@@ -462,14 +462,18 @@ async fn through_an_endpoint_that_fails_at_random_every_event_arrives_and_none_i
         batch: 5,
         ..endpoint.target()
     };
-    let (feeder, source) = fed((0..150).map(json)).await;
+    let (feeder, source) = fed((0..50).map(json)).await;
     let (_stop, _task) = run(
         &member,
         pipeline(source, (), HttpSink::new("s", &target).unwrap()),
     );
-    for _ in 0..10 {
+    for round in 0..10 {
         board.paused().await;
         let requests = endpoint.posted().len();
+        // However fast it was so far, this pause holds something back.
+        for n in 50 + round * 10..60 + round * 10 {
+            feeder.send(json(n)).await;
+        }
         tokio::task::yield_now().await;
         assert_eq!(endpoint.posted().len(), requests);
         board.resume();
