@@ -8,10 +8,14 @@
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 use tidegate_gate::{Gate, GatedExt, Keeper, Phase, Unit};
 use tokio::task::{AbortHandle, yield_now};
 
 const DEFAULT_CYCLES: u64 = 3_000;
+
+/// So many pauses a twin gets to be caught in.
+const MOST: u64 = 100_000;
 
 fn cycles() -> u64 {
     match std::env::var("TIDEGATE_STRESS_CYCLES") {
@@ -328,8 +332,9 @@ async fn fan_out<B: Barrier>(barrier: B, moved: Moved) {
     }
 }
 
-/// Runs all movers against `cycles` pauses and returns in how many of them something moved after `paused`.
-async fn moved_while_paused<B: Barrier>(mut barrier: B, cycles: u64) -> u64 {
+/// Runs all movers against `cycles` pauses and returns in how many of them something moved after `paused`; no more pauses
+/// than it takes to see `enough` of those.
+async fn moved_while_paused<B: Barrier>(mut barrier: B, cycles: u64, enough: u64) -> u64 {
     let moved = Moved::default();
     let spawn = {
         let (barrier, moved) = (barrier.clone(), moved.clone());
@@ -365,9 +370,16 @@ async fn moved_while_paused<B: Barrier>(mut barrier: B, cycles: u64) -> u64 {
             yield_now().await;
             std::hint::spin_loop();
         }
+        if cycle % 64 == 0 {
+            // On a busy machine no mover may have had a processor in so short a time.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         barrier.still_says_paused();
         caught += u64::from(moved.so_far() != at_pause);
         barrier.resume();
+        if caught == enough {
+            break;
+        }
     }
     for driver in drivers {
         driver.abort();
@@ -391,19 +403,19 @@ fn on_two_workers<T>(work: impl Future<Output = T>) -> T {
 
 #[test]
 fn nothing_moves_between_paused_and_the_resume() {
-    let caught = on_two_workers(moved_while_paused(Exact::new(), cycles()));
+    let caught = on_two_workers(moved_while_paused(Exact::new(), cycles(), 1));
     assert_eq!(caught, 0, "of {} cycles", cycles());
 }
 
 #[test]
 fn a_gate_that_is_only_a_flag_is_caught_moving() {
-    let caught = on_two_workers(moved_while_paused(FlagOnly::default(), 1_000));
+    let caught = on_two_workers(moved_while_paused(FlagOnly::default(), MOST, 1));
     assert!(caught > 0, "the check cannot see what it is there to see");
 }
 
 #[test]
 fn retries_that_do_not_ask_the_gate_are_caught_moving() {
-    let caught = on_two_workers(moved_while_paused(RetriesInside(Exact::new()), 1_000));
+    let caught = on_two_workers(moved_while_paused(RetriesInside(Exact::new()), MOST, 1));
     assert!(caught > 0, "the check cannot see what a failing sink does");
 }
 

@@ -371,6 +371,7 @@ pub enum BadBroker {
     Option(String),
 }
 
+#[cfg(any(feature = "nats", feature = "redis", feature = "kafka"))]
 impl BadBroker {
     pub(crate) fn new(url: &str, expected: &'static str) -> BadBroker {
         // Whatever stands before the last @ may be a password.

@@ -81,9 +81,12 @@ impl File {
         let config = site.config_file();
         let mut command = tidegate(["run", "--config"]);
         if rustix::process::geteuid().is_root() {
-            // The folder with the build may be closed to everybody else.
+            // The folder with the build may be closed to everybody else. Copied beside this task, which drives the clients of
+            // other cells: a request that is not finished in 5 s is cut.
             let program = site.path("tidegate");
-            std::fs::copy(command.as_std().get_program(), &program).unwrap();
+            tokio::fs::copy(command.as_std().get_program(), &program)
+                .await
+                .unwrap();
             command = own_path(&program);
             chown(site.dir(), Some(NOBODY), Some(NOBODY)).unwrap();
             for entry in std::fs::read_dir(site.dir()).unwrap() {
