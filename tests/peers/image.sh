@@ -43,14 +43,14 @@ eventually() {
 # --- the binary ------------------------------------------------------------------------------------------------------
 
 commit="$(git -C "$repository" rev-parse --short=12 HEAD 2>/dev/null || echo archive)"
-# What is on by default, without the dev store: what is shipped.
-features="$(sed -n 's/^default = \[\(.*\)\]$/\1/p' "$repository/crates/sidecar/Cargo.toml" | tr -d '" ' | tr ',' '\n' |
-    grep -vx devstore | paste -sd , || true)"
+# What is shipped, as the Dockerfile builds it.
+features="$(sed -n 's/^ARG FEATURES="\(.*\)"$/\1/p' "$repository/deploy/Dockerfile")"
 (cd "$repository" &&
-    TIDEGATE_COMMIT="$commit" cargo rustc --quiet --locked --release --package tidegate --bin tidegate \
-        --no-default-features --features "$features" -- -C target-feature=+crt-static -C strip=symbols)
+    TIDEGATE_COMMIT="$commit" cargo rustc --quiet --locked --profile dist --package tidegate --bin tidegate \
+        --no-default-features --features "$features" -- -C target-feature=+crt-static \
+        -C link-arg=-Wl,-z,pack-relative-relocs)
 mkdir -p "$work/context/rootfs/etc/ssl/certs" "$work/etc" "$work/data"
-cp "${CARGO_TARGET_DIR:-$repository/target}/release/tidegate" "$work/context/rootfs/tidegate"
+cp "${CARGO_TARGET_DIR:-$repository/target}/dist/tidegate" "$work/context/rootfs/tidegate"
 cp /etc/ssl/certs/ca-certificates.crt "$work/context/rootfs/etc/ssl/certs/"
 binary="$work/context/rootfs/tidegate"
 

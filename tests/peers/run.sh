@@ -269,7 +269,7 @@ image() {
 
 # Not one of PEERS: prints figures and judges nothing. Run it after `image`, which builds what is measured.
 footprint() {
-    need_store && python3 "$here/footprint.py" "${CARGO_TARGET_DIR:-$repository/target}/release/tidegate" | paste -sd ";"
+    need_store && python3 "$here/footprint.py" "${CARGO_TARGET_DIR:-$repository/target}/dist/tidegate" | paste -sd ";"
 }
 
 # The life of a pod in the kubelet's order, 50 times under load. The whole workspace is named where one test is meant: with

@@ -4,7 +4,10 @@ use crate::protocol::{Core, Entry, OPEN, PAUSING, Slot};
 use event_listener::Event;
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -76,53 +79,63 @@ struct NameShard(Mutex<Names>);
 #[derive(Default)]
 struct Names {
     places: Vec<Place>,
+    /// Places that nobody runs in, as far as they have been noticed.
     free: Vec<usize>,
 }
 
-/// A place whose text is longer gives it back when its unit ends.
+/// A place that is used again gives a longer text back.
 const KEPT_TEXT: usize = 128;
 
 struct Place {
-    /// Nothing for a place that is free.
-    since: Option<Instant>,
+    /// Cleared by the end of the unit without the lock, which would be a third of what a named unit costs.
+    runs: &'static AtomicBool,
+    since: Instant,
     /// A name that is known to the compiler; else `text` is the name.
     fixed: Option<&'static str>,
     text: String,
 }
 
 impl Names {
-    fn take(&mut self, since: Instant) -> (usize, &mut Place) {
-        let at = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place {
-                since: None,
-                fixed: None,
-                text: String::new(),
-            });
-            self.places.len() - 1
-        });
+    fn take(&mut self, since: Instant) -> &mut Place {
+        let at = self.free.pop().unwrap_or_else(|| self.make_room(since));
         let place = &mut self.places[at];
-        place.since = Some(since);
+        place.runs.store(true, Relaxed);
+        place.since = since;
         place.fixed = None;
-        (at, place)
+        if place.text.capacity() > KEPT_TEXT {
+            place.text = String::new();
+        }
+        place
     }
 
-    /// Text that is not kept is returned, so that its memory is freed outside the lock.
-    fn remove(&mut self, at: usize) -> Option<String> {
-        self.free.push(at);
-        let place = &mut self.places[at];
-        place.since = None;
-        (place.text.capacity() > KEPT_TEXT).then(|| std::mem::take(&mut place.text))
+    /// Looks for the places whose units have ended, and makes more where those are few: else many that run long would be
+    /// looked through for each that does not. As with the gate, its flags are never freed.
+    #[cold]
+    fn make_room(&mut self, since: Instant) -> usize {
+        let ended = |(at, place): (usize, &Place)| (!place.runs.load(Acquire)).then_some(at);
+        self.free.extend(self.places.iter().enumerate().filter_map(ended));
+        if self.free.len() <= self.places.len() / 8 {
+            let first = self.places.len();
+            let last = first + (first / 2).max(8);
+            self.places.extend((first..last).map(|_| Place {
+                runs: Box::leak(Box::default()),
+                since,
+                fixed: None,
+                text: String::new(),
+            }));
+            self.free.extend(first..last);
+        }
+        self.free.pop().expect("places were made if there were none")
     }
 
     fn running(&self) -> impl Iterator<Item = Running> {
-        self.places.iter().filter_map(|place| {
-            Some(Running {
-                since: place.since?,
-                name: match place.fixed {
-                    Some(name) => name.into(),
-                    None => place.text.clone().into(),
-                },
-            })
+        let running = self.places.iter().filter(|place| place.runs.load(Acquire));
+        running.map(|place| Running {
+            since: place.since,
+            name: match place.fixed {
+                Some(name) => name.into(),
+                None => place.text.clone().into(),
+            },
         })
     }
 }
@@ -193,7 +206,7 @@ impl Gate {
         self.passed(self.0.core.unit_enter(shard)).then(|| Unit {
             gate: self,
             shard,
-            name: None,
+            named: None,
         })
     }
 
@@ -219,7 +232,7 @@ impl Gate {
         Unit {
             gate: self,
             shard,
-            name: None,
+            named: None,
         }
     }
 
@@ -292,11 +305,6 @@ impl Gate {
     fn tell_proof(self) {
         self.0.proved.notify(usize::MAX);
         self.0.herald.notify(usize::MAX);
-    }
-
-    fn unname(self, shard: usize, place: usize) {
-        let gone = self.names(shard).remove(place);
-        drop(gone);
     }
 
     fn names(self, shard: usize) -> MutexGuard<'static, Names> {
@@ -510,7 +518,8 @@ impl Drop for Run<'_> {
 pub struct Unit {
     gate: Gate,
     shard: usize,
-    name: Option<(usize, usize)>,
+    /// What says in the table of names that it runs.
+    named: Option<&'static AtomicBool>,
 }
 
 impl Unit {
@@ -525,7 +534,7 @@ impl Unit {
         Unit {
             gate: self.gate,
             shard: self.shard,
-            name: None,
+            named: None,
         }
     }
 
@@ -548,15 +557,14 @@ impl Unit {
     }
 
     fn placed(mut self, since: Instant, write: impl FnOnce(&mut Place)) -> Unit {
-        let shard = shard();
-        let at = {
-            let mut names = self.gate.names(shard);
-            let (at, place) = names.take(since);
+        let runs = {
+            let mut names = self.gate.names(shard());
+            let place = names.take(since);
             write(place);
-            at
+            place.runs
         };
-        if let Some((shard, place)) = self.name.replace((shard, at)) {
-            self.gate.unname(shard, place);
+        if let Some(before) = self.named.replace(runs) {
+            before.store(false, Release);
         }
         self
     }
@@ -564,8 +572,9 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        if let Some((shard, place)) = self.name {
-            self.gate.unname(shard, place);
+        // Before it is counted down: what is not in flight any more is not listed either.
+        if let Some(runs) = self.named {
+            runs.store(false, Release);
         }
         if self.gate.0.core.unit_exit(self.shard) {
             self.gate.tell_proof();

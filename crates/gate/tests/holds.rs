@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_gate::{
-    Act, Applied, Cause, Clock, Controller, Held, Holds, Kind, Life, Member, Moment, Name, OverrideError,
-    Phase, Record, Running, Scope, State, SwitchStatus, Version, Wish,
+    Act, Applied, Cause, Clock, Controller, Gate, Held, Holds, Kind, Life, Member, Moment, Name,
+    OverrideError, Phase, Record, Running, Scope, State, SwitchStatus, Unit, Version, Wish,
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -732,6 +732,33 @@ fn names_say_what_still_runs_oldest_first_and_nothing_once_paused() {
     assert_eq!(names(&holds), ["old", "young", "reused"]);
     drop((old, young, reused, _nameless));
     assert!(names(&holds).is_empty());
+}
+
+#[test]
+fn however_named_units_come_and_go_those_that_run_are_listed_each_once() {
+    let (gate, _keeper) = Gate::new("churn");
+    let since = Instant::now();
+    let mut running: BTreeMap<u32, Unit> = Default::default();
+    for n in 0..3_000u32 {
+        // Long names among short ones, which have their place's text after them.
+        let long = "x".repeat(if n % 7 == 0 { 200 } else { 0 });
+        let unit = gate.admit().named_by(&[&n.to_string(), "-", &long], since);
+        running.insert(n, unit);
+        // Some end at once, some in time, some much later, and every thousand nearly all.
+        running.retain(|&at, _| match n % 1_000 {
+            999 => at % 100 == 0,
+            _ => at % 3 != 0 && (at % 5 != 0 || n - at < 50),
+        });
+        if n % 97 == 0 || n % 1_000 == 999 {
+            let mut listed: Vec<u32> = gate
+                .running()
+                .iter()
+                .map(|unit| unit.name.split('-').next().unwrap().parse().unwrap())
+                .collect();
+            listed.sort_unstable();
+            assert!(listed.iter().eq(running.keys()), "after {n}");
+        }
+    }
 }
 
 /// Threads that pass the gate and threads that toggle holds, against somebody who looks. Returns in how many looks

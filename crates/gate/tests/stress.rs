@@ -1,7 +1,7 @@
 //! The gate on real hardware: what moves in every way that a stream can move, closed and opened as fast as it goes.
 //!
-//! `TIDEGATE_STRESS_CYCLES` sets how often (the default takes a few seconds; 1000000 is the figure that
-//! `docs/reliability.md` reports). Every check is also put to a gate that is a flag and nothing more, and must
+//! `TIDEGATE_STRESS_CYCLES` sets how often (the default takes a few seconds; 1000000 with `--release` is the figure
+//! that `docs/reliability.md` reports). Every check is also put to a gate that is a flag and nothing more, and must
 //! catch it moving.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 

@@ -3,6 +3,7 @@ use crate::counted::{CountedBody, Ticket, kept, named};
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -78,16 +79,17 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let unit = admitted(self.at.0.gate, &request);
         let ticket = match self.at.0.meter {
             Some(meter) => Ticket::told(unit, meter),
             None => Ticket::of(unit),
         };
-        request.extensions_mut().insert(self.at);
+        let _here = Here::at(self.at);
         Counting {
             answer: self.inner.call(request),
             ticket: Some(ticket),
+            at: self.at,
         }
     }
 }
@@ -107,6 +109,7 @@ pin_project! {
         #[pin]
         answer: F,
         ticket: Option<Ticket>,
+        at: InFlight,
     }
 }
 
@@ -118,14 +121,37 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let here = Here::at(*this.at);
         let answer = ready!(this.answer.poll(cx));
+        drop(here);
         let ticket = this.ticket.take();
         Poll::Ready(answer.map(|response| response.map(|body| CountedBody::new(body, ticket))))
     }
 }
 
-/// The request that is being counted, for work that outlives its answer. [`CountLayer`] puts it into the request's
-/// extensions; with the feature `axum` it is an extractor too.
+thread_local! {
+    /// Where the request is counted that is being worked at here. An extension of the request would say it too, and cost a
+    /// third of what counting costs: it is boxed, and the map around it grows.
+    static CURRENT: Cell<Option<InFlight>> = const { Cell::new(None) };
+}
+
+/// Says where requests are counted while a service is called or polled here.
+struct Here(Option<InFlight>);
+
+impl Here {
+    fn at(at: InFlight) -> Here {
+        Here(CURRENT.replace(Some(at)))
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
+    }
+}
+
+/// The request that is being counted, for work that outlives its answer: [`InFlight::current`], or with the feature `axum`
+/// an extractor.
 ///
 /// ```
 /// # use axum::{Router, routing::post};
@@ -151,6 +177,12 @@ struct At {
 }
 
 impl InFlight {
+    /// The request that the calling code works at: whatever a service under a [`CountLayer`] does in its `call` and in its
+    /// answer's future. Nothing elsewhere, so ask before you spawn a task. Of several layers, the innermost.
+    pub fn current() -> Option<InFlight> {
+        CURRENT.get()
+    }
+
     /// A unit for work that this request starts. Take it while the request runs, so that the count is at no moment
     /// without either.
     pub fn child(&self) -> Unit {
@@ -189,8 +221,8 @@ enum Guard {
 impl<S: Sync> axum::extract::FromRequestParts<S> for InFlight {
     type Rejection = (http::StatusCode, &'static str);
 
-    async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<Self, Self::Rejection> {
-        parts.extensions.get().copied().ok_or((
+    async fn from_request_parts(_: &mut http::request::Parts, _: &S) -> Result<Self, Self::Rejection> {
+        InFlight::current().ok_or((
             http::StatusCode::INTERNAL_SERVER_ERROR,
             "this route extracts InFlight and is not under a CountLayer",
         ))

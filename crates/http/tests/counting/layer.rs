@@ -4,13 +4,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use futures_util::FutureExt;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::BodyExt;
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tidegate_gate::{Gate, Kind};
 use tidegate_http::{CountLayer, InFlight};
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt};
 
 fn counted(app: &App) -> (Gate, Router) {
     let (gate, _keeper) = Gate::new("layer");
@@ -163,6 +164,28 @@ async fn work_that_goes_on_after_the_answer_is_counted_by_its_child() {
     until("only the child is left", || in_flight(gate) == 1).await;
     app.leave(1);
     until("nothing is in flight", || in_flight(gate) == 0).await;
+}
+
+#[tokio::test]
+async fn the_request_that_is_worked_at_is_known_in_its_service_and_nowhere_else() {
+    let (outer, _outer) = Gate::new("outer");
+    let (inner, _inner) = Gate::new("inner");
+    let between = tower::service_fn(move |_: Request<Body>| {
+        let called = InFlight::current().map(|counted| counted.child());
+        async move {
+            tokio::task::yield_now().await;
+            let polled = InFlight::current().map(|counted| counted.child());
+            let elsewhere = tokio::spawn(async { InFlight::current().is_some() });
+            assert!(!elsewhere.await.unwrap(), "a task of its own");
+            assert_eq!((in_flight(inner), in_flight(outer)), (3, 1), "the innermost");
+            drop((called, polled));
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        }
+    });
+    let counted = CountLayer::new(outer).layer(CountLayer::new(inner).layer(between));
+    drop(counted.oneshot(ask("/")).await.unwrap());
+    assert!(InFlight::current().is_none());
+    assert_eq!((in_flight(inner), in_flight(outer)), (0, 0));
 }
 
 #[tokio::test]

@@ -153,10 +153,7 @@ async fn socket(State(app): State<App>, mut request: Request) -> Response<Body> 
     let Some(protocol) = request.headers().get("upgrade").cloned() else {
         return (StatusCode::UPGRADE_REQUIRED, "this is for sockets").into_response();
     };
-    let open = request
-        .extensions()
-        .get::<InFlight>()
-        .map(|c| c.upgraded("GET /socket"));
+    let open = InFlight::current().map(|c| c.upgraded("GET /socket"));
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let _at_work = (work, open);
