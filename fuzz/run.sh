@@ -4,6 +4,7 @@
 #   fuzz/run.sh                      ten million runs in all, shared out below; inputs that are new go to target/fuzz/found
 #   fuzz/run.sh --runs N             N runs of each target
 #   fuzz/run.sh --seconds N          N seconds of each target
+#   fuzz/run.sh --smoke              two seconds of each, built without optimisation, which is quicker
 #   fuzz/run.sh … TARGET…            of these only
 #   fuzz/run.sh --minimise TARGET…   keeps in corpus/ the fewest of all inputs that reach as much
 #
@@ -23,11 +24,13 @@ TARGETS=(flag headers lines vault jq key_vault state control configuration)
 
 limit=""
 mode=run
+profile=release
 chosen=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --runs) limit="-runs=$2"; shift ;;
         --seconds) limit="-max_total_time=$2"; shift ;;
+        --smoke) limit="-max_total_time=2" profile=smoke ;;
         --minimise) mode=minimise ;;
         -*) echo "bad use: $1; see the head of $0" >&2; exit 64 ;;
         *) chosen+=("$1") ;;
@@ -44,7 +47,7 @@ flags=(-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
 build() {
     # What is fuzzed is built of what is shipped.
     cp "$here/../Cargo.lock" "$here/Cargo.lock" &&
-        (cd "$here" && RUSTFLAGS="${flags[*]}" cargo build --quiet --release --target "$triple" --target-dir "$target" \
+        (cd "$here" && RUSTFLAGS="${flags[*]}" cargo build --quiet --profile "$profile" --target "$triple" --target-dir "$target" \
             $(printf -- '--bin %s ' "${chosen[@]}"))
 }
 
@@ -52,7 +55,7 @@ build || exit 1
 failed=0
 total=0
 for name in "${chosen[@]}"; do
-    program="$target/$triple/release/$name"
+    program="$target/$triple/$profile/$name"
     found="$target/found/$name"
     mkdir -p "$found" "$here/corpus/$name" "$target/failed"
     options=(-timeout=10 -rss_limit_mb=2048 -max_len=4096 -artifact_prefix="$target/failed/$name-" -print_final_stats=1)
