@@ -136,6 +136,16 @@ need_tidegate() {
     export TIDEGATE_PEER_BINARY="${CARGO_TARGET_DIR:-$repository/target}/debug/tidegate"
 }
 
+# The sidecar as it is shipped, with all brokers and TLS for Kafka; sets TIDEGATE_SHIPPED. OpenSSL is built with it, in a
+# folder of its own: what is built for tests is without.
+need_shipped() {
+    local target="${CARGO_TARGET_DIR:-$repository/target}/shipped"
+    (cd "$repository" &&
+        cargo build --quiet --locked --package tidegate --no-default-features --features nats,redis,kafka-tls \
+            --target-dir "$target") || return 1
+    export TIDEGATE_SHIPPED="$target/debug/tidegate"
+}
+
 # Debian's own packages, where they are not there yet: the program, and the package where it has another name.
 need_package() {
     PATH="$PATH:/usr/sbin:/sbin"
@@ -396,13 +406,13 @@ hostile() {
 # Real brokers: long pauses, kills, groups, bad input. See docs/brokers.md. TIDEGATE_BROKER_PAUSE (seconds),
 # TIDEGATE_BROKER_ROUNDS and TIDEGATE_BROKER_MESSAGES make it longer.
 brokers() {
-    need_package nats-server && need_package redis-server && need_kafka || return 1
+    need_package nats-server && need_package redis-server && need_kafka && need_shipped || return 1
     (cd "$repository" &&
         cargo test --quiet --workspace --features e2e/brokers --test brokers -- --nocapture) \
         >"$work/brokers.log" 2>&1 ||
         { cat "$work/brokers.log" >&2; return 1; }
     # The runner's dots come before some lines.
-    grep -oE '^\.*(nats|redis|kafka): .*|[0-9]+ passed.*' "$work/brokers.log" | sed 's/^\.*//' | paste -sd ';'
+    grep -oE '^\.*(nats|redis|kafka|kafka over TLS[^:]*): .*|[0-9]+ passed.*' "$work/brokers.log" | sed 's/^\.*//' | paste -sd ';'
 }
 
 # Two thousand seeds instead of four hundred.

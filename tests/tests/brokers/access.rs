@@ -16,12 +16,12 @@ use std::time::SystemTime;
 use tempfile::TempDir;
 
 /// So many events go through each stream.
-const EVENTS: usize = 20;
+pub(crate) const EVENTS: usize = 20;
 
 // --- what every login has to show ------------------------------------------------------------------------------------
 
 /// The error of the stream, once it says all of this.
-async fn says(sidecar: &Sidecar, words: &[&str]) -> String {
+pub(crate) async fn says(sidecar: &Sidecar, words: &[&str]) -> String {
     let mut error = String::new();
     eventually(&format!("the error says {words:?}"), async || {
         let stream = sidecar.stream("orders").await.unwrap();
@@ -33,7 +33,7 @@ async fn says(sidecar: &Sidecar, words: &[&str]) -> String {
 }
 
 /// Nothing that anybody can read has one of these in it.
-async fn shows_none_of(sidecar: &Sidecar, secrets: &[String]) {
+pub(crate) async fn shows_none_of(sidecar: &Sidecar, secrets: &[String]) {
     let mut shown = sidecar.said().join("\n");
     shown += &sidecar.get("/status").await.unwrap().to_string();
     shown += &sidecar.metrics().await.unwrap();
@@ -43,7 +43,7 @@ async fn shows_none_of(sidecar: &Sidecar, secrets: &[String]) {
 }
 
 /// The words of a secret file that nobody else may read.
-fn secrets_of(text: &str) -> Vec<String> {
+pub(crate) fn secrets_of(text: &str) -> Vec<String> {
     let words = text
         .split_whitespace()
         .filter(|word| word.len() >= 12 && !word.contains("--"));
@@ -51,12 +51,12 @@ fn secrets_of(text: &str) -> Vec<String> {
 }
 
 /// What a file of secrets or certificates may hold, and what is said of it.
-struct Wrong {
-    text: String,
+pub(crate) struct Wrong {
+    pub(crate) text: String,
     says: Vec<&'static str>,
 }
 
-fn wrong(text: impl Into<String>, says: &[&'static str]) -> Wrong {
+pub(crate) fn wrong(text: impl Into<String>, says: &[&'static str]) -> Wrong {
     Wrong {
         text: text.into(),
         says: says.to_vec(),
@@ -65,7 +65,7 @@ fn wrong(text: impl Into<String>, says: &[&'static str]) -> Wrong {
 
 /// With each wrong file the stream says so, the control plane answers, a pause is proven and nothing secret is shown;
 /// with the right one it works. `through` counts what has arrived.
-async fn only_the_right_file(
+pub(crate) async fn only_the_right_file(
     sidecar: Sidecar,
     site: &Site,
     file: &Path,
@@ -97,14 +97,14 @@ async fn only_the_right_file(
 // --- certificates ----------------------------------------------------------------------------------------------------
 
 /// Authorities, and what they have signed; PEM files in a folder.
-struct Papers {
-    dir: TempDir,
-    ours: CertifiedIssuer<'static, TlsKey>,
-    strangers: CertifiedIssuer<'static, TlsKey>,
+pub(crate) struct Papers {
+    pub(crate) dir: TempDir,
+    pub(crate) ours: CertifiedIssuer<'static, TlsKey>,
+    pub(crate) strangers: CertifiedIssuer<'static, TlsKey>,
 }
 
 impl Papers {
-    fn new() -> Papers {
+    pub(crate) fn new() -> Papers {
         let authority = |name: &str| {
             let mut params = CertificateParams::default();
             params.distinguished_name.push(DnType::CommonName, name);
@@ -123,18 +123,18 @@ impl Papers {
         papers
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A certificate and its key, in one text.
-    fn both(&self, by: &CertifiedIssuer<'static, TlsKey>) -> String {
+    pub(crate) fn both(&self, by: &CertifiedIssuer<'static, TlsKey>) -> String {
         let (certificate, key) = self.signed(by, "tide");
         certificate + &key
     }
 
     /// A certificate and its key.
-    fn signed(&self, by: &CertifiedIssuer<'static, TlsKey>, name: &str) -> (String, String) {
+    pub(crate) fn signed(&self, by: &CertifiedIssuer<'static, TlsKey>, name: &str) -> (String, String) {
         let key = TlsKey::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         (params.signed_by(&key, by).unwrap().pem(), key.serialize_pem())
@@ -436,7 +436,7 @@ async fn nats_tls_trusts_the_given_authority_alone_and_shows_the_clients_certifi
 }
 
 /// What is said of a file that is not mended yet.
-async fn only_the_wrong_file(sidecar: &Sidecar, file: &Path, wrongs: &[Wrong]) {
+pub(crate) async fn only_the_wrong_file(sidecar: &Sidecar, file: &Path, wrongs: &[Wrong]) {
     for one in wrongs {
         std::fs::write(file, &one.text).unwrap();
         let error = says(sidecar, &one.says).await;

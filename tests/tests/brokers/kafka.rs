@@ -27,19 +27,30 @@ use tempfile::TempDir;
 const JARS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/.venv/kafka");
 
 /// Numbers go to the partition that they are modulo this.
-const PARTITIONS: usize = 8;
+pub(crate) const PARTITIONS: usize = 8;
 
 /// The partitions of the topic that the sink writes to.
-const SUNK: usize = 3;
+pub(crate) const SUNK: usize = 3;
 
 const PATIENCE: Duration = e2e::PATIENCE;
 
-struct Kafka {
-    server: Server,
+pub(crate) struct Kafka {
+    pub(crate) server: Server,
     link: Link,
+    /// The ways to the listeners that only some tests have, by their names.
+    pub(crate) more: BTreeMap<&'static str, Link>,
     /// How to log in, if that is necessary.
     login: Vec<(&'static str, &'static str)>,
     dir: TempDir,
+}
+
+/// What a broker has that most tests do not need.
+#[derive(Default)]
+pub(crate) struct More<'a> {
+    /// Listeners and their protocols.
+    pub(crate) listeners: &'a [(&'static str, &'a str)],
+    /// Users of SCRAM, in the words of `StorageTool --add-scram`.
+    pub(crate) users: &'a [&'a str],
 }
 
 /// The arguments of a small virtual machine that runs one of the jars' programs.
@@ -54,7 +65,7 @@ fn java(main: &str, args: &[&str]) -> Vec<String> {
 }
 
 /// Runs one of the jars' programs to its end.
-async fn run(main: &str, args: &[&str]) {
+pub(crate) async fn run(main: &str, args: &[&str]) {
     let mut command = tokio::process::Command::new("java");
     command.args(java(main, args)).stdin(Stdio::null());
     let ended = command.output().await.expect("tests/peers/run.sh installs java");
@@ -65,15 +76,34 @@ async fn run(main: &str, args: &[&str]) {
 impl Kafka {
     /// With more settings of the broker. A client has to log in with these options, if there are any.
     async fn with(settings: &str, login: Vec<(&'static str, &'static str)>) -> Kafka {
+        Kafka::and(More::default(), settings, login).await
+    }
+
+    /// The same, and more.
+    pub(crate) async fn and(
+        more: More<'_>,
+        settings: &str,
+        login: Vec<(&'static str, &'static str)>,
+    ) -> Kafka {
         let dir = TempDir::new().unwrap();
         let (port, linked, control) = (free_port(), free_port(), free_port());
         // A broker tells its clients where it is, so one that is behind a link has to know of the link.
         let link = Link::to((Ipv4Addr::LOCALHOST, linked).into()).await;
+        let mut links = BTreeMap::new();
+        let (mut listeners, mut advertised, mut protocols) = (String::new(), String::new(), String::new());
+        for (name, protocol) in more.listeners {
+            let at = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+            let link = Link::to(at).await;
+            listeners += &format!(",{name}://{at}");
+            advertised += &format!(",{name}://{}", link.address);
+            protocols += &format!(",{name}:{protocol}");
+            links.insert(*name, link);
+        }
         let properties = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{control}\n\
              controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAIN\n\
-             listeners=PLAIN://127.0.0.1:{port},LINK://127.0.0.1:{linked},CONTROLLER://127.0.0.1:{control}\n\
-             advertised.listeners=PLAIN://127.0.0.1:{port},LINK://{}\n\
+             listeners=PLAIN://127.0.0.1:{port},LINK://127.0.0.1:{linked},CONTROLLER://127.0.0.1:{control}{listeners}\n\
+             advertised.listeners=PLAIN://127.0.0.1:{port},LINK://{}{advertised}\n\
              log.dirs={}/data\nnum.partitions=1\nauto.create.topics.enable=false\n\
              offsets.topic.num.partitions=1\noffsets.topic.replication.factor=1\n\
              transaction.state.log.num.partitions=1\ntransaction.state.log.replication.factor=1\n\
@@ -85,22 +115,22 @@ impl Kafka {
         let properties = match settings.contains("listener.security.protocol.map") {
             true => properties,
             false => format!(
-                "{properties}listener.security.protocol.map=PLAIN:PLAINTEXT,LINK:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
+                "{properties}listener.security.protocol.map=PLAIN:PLAINTEXT,LINK:PLAINTEXT,\
+                 CONTROLLER:PLAINTEXT{protocols}\n"
             ),
         };
         let path = dir.path().join("server.properties");
         std::fs::write(&path, properties).unwrap();
         let path = path.to_str().unwrap();
-        run(
-            "kafka.tools.StorageTool",
-            &["format", "-t", "tidegate-peer", "-c", path],
-        )
-        .await;
+        let mut format = vec!["format", "-t", "tidegate-peer", "-c", path];
+        format.extend(more.users.iter().flat_map(|user| ["--add-scram", user]));
+        run("kafka.tools.StorageTool", &format).await;
         let args = java("kafka.Kafka", &[path]);
         let server = Server::start("java", args, dir.path().to_owned(), port).await;
         let kafka = Kafka {
             server,
             link,
+            more: links,
             login,
             dir,
         };
@@ -132,7 +162,7 @@ impl Kafka {
         .await;
     }
 
-    async fn create(&self, topic: &str, partitions: usize) {
+    pub(crate) async fn create(&self, topic: &str, partitions: usize) {
         self.create_with(topic, partitions, &[]).await;
     }
 
@@ -246,7 +276,7 @@ async fn blocking<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -
 type Got = (i32, i64, String);
 
 /// A plain consumer. Whoever has one has to ask it for messages now and then.
-struct Member {
+pub(crate) struct Member {
     consumer: BaseConsumer,
     /// The partitions that it had when it had joined.
     first: BTreeSet<i32>,

@@ -18,6 +18,10 @@ pub(crate) trait Broker {
     const SEQUENCES: usize;
     type Rival: Rival;
     async fn start() -> Self;
+    /// Where sidecars run that can talk to it.
+    fn site(&self) -> Site {
+        Site::new()
+    }
     fn address(&self) -> SocketAddr;
     /// A way to it that can be cut.
     async fn link(&self) -> Link {
@@ -57,7 +61,7 @@ pub(crate) trait Rival {
 pub(crate) async fn long_pause<B: Broker>() {
     let pause = Duration::from_secs(setting("PAUSE", 12));
     let broker = B::start().await;
-    let site = Site::new();
+    let site = broker.site();
     let post = Post::start(Duration::from_millis(2)).await;
     let sidecar = site
         .sidecar(
@@ -135,7 +139,7 @@ pub(crate) async fn long_pause<B: Broker>() {
 /// Held longer than `max_hold`: given back, and the other member gets it at once. The sink sees each of the rest once.
 pub(crate) async fn beyond_the_lease<B: Broker>() {
     let broker = B::start().await;
-    let site = Site::new();
+    let site = broker.site();
     let post = Post::start(Duration::from_millis(2)).await;
     let options = "prefetch = 300\nmax_hold = \"5s\"";
     let sidecar = site
@@ -176,7 +180,7 @@ pub(crate) async fn chaos<B: Broker>() {
     let n = setting("MESSAGES", 20_000) as usize;
     let mut broker = B::start().await;
     let link = broker.link().await;
-    let site = Site::new();
+    let site = broker.site();
     let out = site.path("out");
     let source = broker.source(link.address, "prefetch = 500");
     let sink = file(&out);
@@ -277,7 +281,7 @@ pub(crate) async fn chaos<B: Broker>() {
 /// Four processes in one group: one flip pauses all, and nothing else has to know of a fifth.
 pub(crate) async fn scale_out<B: Broker>() {
     let broker = B::start().await;
-    let site = Site::new();
+    let site = broker.site();
     let post = Post::start(Duration::from_millis(2)).await;
     let source = broker.source(broker.address(), "prefetch = 64");
     let mut sidecars = Vec::new();
@@ -339,7 +343,7 @@ pub(crate) async fn scale_out<B: Broker>() {
 /// From the broker to the broker: what one stream of it is, is another of it.
 pub(crate) async fn broker_to_broker<B: Broker>() {
     let broker = B::start().await;
-    let site = Site::new();
+    let site = broker.site();
     let at = broker.address();
     let sidecar = site
         .sidecar("one", &broker.source(at, ""), &broker.sink(at))
@@ -366,7 +370,7 @@ pub(crate) async fn broker_to_broker<B: Broker>() {
 /// A destination that refuses for ever: dead letters, and the control plane answers all the while.
 pub(crate) async fn refused_for_ever<B: Broker>() {
     let broker = B::start().await;
-    let site = Site::new();
+    let site = broker.site();
     let post = Post::start(Duration::ZERO).await;
     post.answer(422);
     let sidecar = site
@@ -397,7 +401,7 @@ pub(crate) async fn refused_for_ever<B: Broker>() {
 /// An event that the destination refuses each time: dead letter, with the reason, and the others pass.
 pub(crate) async fn poison<B: Broker>() {
     let broker = B::start().await;
-    let site = Site::new();
+    let site = broker.site();
     let post = Post::start(Duration::ZERO).await;
     post.refuse("7");
     let sidecar = site
@@ -424,7 +428,7 @@ pub(crate) async fn down_at_start<B: Broker>() {
     let mut broker = B::start().await;
     broker.produce(0..100).await;
     broker.kill().await;
-    let site = Site::new();
+    let site = broker.site();
     let post = Post::start(Duration::ZERO).await;
     let sidecar = site
         .sidecar("one", &broker.source(broker.address(), ""), &http(&post))

@@ -5,20 +5,22 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Named as the tests' own build of the sidecar is.
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_e2e-tidegate"))
-}
-
 pub(crate) struct Site {
     pub(crate) dir: TempDir,
+    program: PathBuf,
 }
 
 impl Site {
-    /// The flag says run.
+    /// The flag says run; the sidecars are the tests' own build.
     pub(crate) fn new() -> Site {
+        Site::of(Path::new(env!("CARGO_BIN_EXE_e2e-tidegate")))
+    }
+
+    /// The same with another build.
+    pub(crate) fn of(program: &Path) -> Site {
         let site = Site {
             dir: TempDir::new().unwrap(),
+            program: program.to_owned(),
         };
         site.flag(false);
         site
@@ -46,7 +48,7 @@ impl Site {
             dir = self.dir.path().display(),
         );
         std::fs::write(&config, text).unwrap();
-        let sidecar = Sidecar::start(program(), &config).unwrap();
+        let sidecar = Sidecar::start(&self.program, &config).unwrap();
         sidecar.addresses().await.unwrap();
         sidecar
     }

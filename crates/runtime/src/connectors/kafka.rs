@@ -119,6 +119,12 @@ impl KafkaTarget {
             config.set("sasl.password", password.expose_secret());
         }
         if self.tls {
+            let files = self.ca_file.iter();
+            let files = files.chain(self.client_cert.iter().flat_map(|(cert, key)| [cert, key]));
+            for file in files {
+                // The library names only its own option.
+                std::fs::File::open(file).map_err(|e| format!("{}: {e}", file.display()))?;
+            }
             let path = |file: &PathBuf| file.display().to_string();
             // Built from source, the library knows no place of its own for the system's authorities.
             config.set(
@@ -131,6 +137,27 @@ impl KafkaTarget {
             }
         }
         Ok(config)
+    }
+
+    /// Why no client was made, with the file where it is one.
+    pub(super) fn unmade(&self, error: &KafkaError) -> Name {
+        let text = match error {
+            KafkaError::ClientCreation(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let client = self.client_cert.as_ref();
+        let named = [
+            ("ssl.ca.location", self.ca_file.as_ref()),
+            ("ssl.certificate.location", client.map(|(cert, _)| cert)),
+            ("ssl.key.location", client.map(|(_, key)| key)),
+        ];
+        let file = named
+            .into_iter()
+            .find_map(|(option, file)| file.filter(|_| text.contains(option)));
+        match file {
+            Some(file) => format!("{}: {text}", file.display()).into(),
+            None => text.into(),
+        }
     }
 
     /// The brokers, for people.
@@ -179,13 +206,49 @@ pub(super) struct Said(Mutex<SaidInner>);
 struct SaidInner {
     /// Why a connection last failed: when all are down, that is why.
     transport: Option<Name>,
+    /// That was TLS, whose files are read when a client is made: it passes with a new one, if they are mended.
+    tls: bool,
     trouble: Trouble,
+}
+
+impl SaidInner {
+    fn failed(&mut self, reason: &str) {
+        let tls = refused(reason);
+        self.tls = tls.is_some();
+        self.transport = Some(tls.unwrap_or_else(|| reason.to_owned()).into());
+    }
+
+    fn down(&self, brokers: &str) -> Trouble {
+        let why = match &self.transport {
+            Some(last) => format!("cannot reach any of {brokers}: {last}"),
+            None => format!("cannot reach any of {brokers}"),
+        };
+        match self.tls {
+            true => Trouble::Renew(why.into()),
+            false => Trouble::Wait(why.into()),
+        }
+    }
 }
 
 impl Said {
     fn inner(&self) -> MutexGuard<'_, SaidInner> {
         // Nothing in here panics half way.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A new client: what failed before was not its doing.
+    pub(super) fn begin(&self) {
+        let mut inner = self.inner();
+        inner.transport = None;
+        inner.tls = false;
+    }
+
+    /// Nobody answered: why, if that passes with a new client.
+    pub(super) fn unanswered(&self, brokers: &str) -> Option<Name> {
+        match self.inner().down(brokers) {
+            Trouble::Renew(why) => Some(why),
+            _ => None,
+        }
     }
 
     /// An error event of a client.
@@ -198,15 +261,11 @@ impl Said {
         let reason = plain(reason);
         match code {
             Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut | Code::SSL => {
-                inner.transport = Some(reason.into());
+                inner.failed(&reason);
             }
             Code::AllBrokersDown => {
-                let why = match &inner.transport {
-                    Some(last) => format!("cannot reach any of {brokers}: {last}"),
-                    None => format!("cannot reach any of {brokers}"),
-                };
                 if inner.trouble == Trouble::None {
-                    inner.trouble = Trouble::Wait(why.into());
+                    inner.trouble = inner.down(brokers);
                 }
             }
             Code::Authentication | Code::SaslAuthenticationFailed => {
@@ -225,6 +284,24 @@ impl Said {
     pub(super) fn take(&self) -> Trouble {
         std::mem::take(&mut self.inner().trouble)
     }
+}
+
+/// What TLS said, if it was TLS: without places in OpenSSL, and with what is to be mended here instead of the library's
+/// own advice.
+fn refused(reason: &str) -> Option<String> {
+    let (before, after) = reason.split_once("SSL routines:")?;
+    let (_, why) = after.split_once(':')?;
+    let broker = before.split(": ").next().unwrap_or(before);
+    let why = why.split(": broker certificate").next().unwrap_or(why);
+    let mend = if why.contains("certificate verify failed") {
+        " (an authority of ca_file, or of the system without it, has to have signed the broker's certificate, for this host; \
+         and it has to be valid today)"
+    } else if why.contains(" alert ") && why.contains("certificate") {
+        " (the broker does not accept the client's certificate of cert_file, or that there is none)"
+    } else {
+        ""
+    };
+    Some(format!("{broker}: TLS: {why}{mend}"))
 }
 
 /// The library's reasons begin with the client's and the thread's names, and end with states of its own.
@@ -334,6 +411,94 @@ mod tests {
         assert_eq!(config.get("security.protocol"), Some("sasl_plaintext"));
         assert!(!format!("{target:?}").contains("hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_certificate_file_that_cannot_be_read_is_named() {
+        let here = tempfile::NamedTempFile::new().unwrap();
+        let (here, gone) = (here.path().to_owned(), PathBuf::from("/nowhere/some.pem"));
+        let of = |ca: &PathBuf, cert: &PathBuf, key: &PathBuf| KafkaTarget {
+            tls: true,
+            ca_file: Some(ca.clone()),
+            client_cert: Some((cert.clone(), key.clone())),
+            ..target(&["a:1"], &[])
+        };
+        of(&here, &here, &here).config(&[]).unwrap();
+        for target in [
+            of(&gone, &here, &here),
+            of(&here, &gone, &here),
+            of(&here, &here, &gone),
+        ] {
+            let error = target.config(&[]).unwrap_err();
+            assert!(error.starts_with("/nowhere/some.pem: No such file"), "{error}");
+            for (option, name) in [
+                ("ssl.ca.location", &target.ca_file),
+                (
+                    "ssl.key.location",
+                    &target.client_cert.clone().map(|(_, key)| key),
+                ),
+            ] {
+                let error = KafkaError::ClientCreation(format!("{option} failed: what OpenSSL says"));
+                let said = target.unmade(&error);
+                assert!(
+                    said.starts_with(name.as_ref().unwrap().to_str().unwrap()),
+                    "{said}"
+                );
+            }
+        }
+    }
+
+    const UNKNOWN: &str = "[thrd:ssl://a:1/bootstrap]: ssl://a:1/bootstrap: SSL handshake failed: \
+        error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified, verify that \
+        ssl.ca.location is correctly configured or root CA certificates are installed (install ca-certificates package) \
+        (after 3ms in state SSL_HANDSHAKE)";
+
+    #[test]
+    fn what_tls_says_is_told_without_the_places_in_openssl_and_with_what_to_mend() {
+        let told = refused(&plain(UNKNOWN)).unwrap();
+        assert!(
+            told.starts_with("ssl://a:1/bootstrap: TLS: certificate verify failed (an authority of ca_file"),
+            "{told}"
+        );
+        assert!(
+            !told.contains("ssl.ca.location") && !told.contains("0A000086"),
+            "{told}"
+        );
+        let alert = "ssl://a:1/1: Receive failed: error:0A000412:SSL routines::ssl/tls alert bad certificate: SSL alert \
+                     number 42";
+        let told = refused(alert).unwrap();
+        assert!(
+            told.contains("alert bad certificate") && told.contains("cert_file"),
+            "{told}"
+        );
+        assert_eq!(
+            refused("a:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused"),
+            None
+        );
+    }
+
+    #[test]
+    fn a_refusal_of_tls_asks_for_a_new_client_and_a_broker_that_is_away_for_patience() {
+        let said = Said::default();
+        let heard = |code, reason| said.hear(&KafkaError::Global(code), reason, "a:1");
+        heard(RDKafkaErrorCode::SSL, UNKNOWN);
+        assert_eq!(said.take(), Trouble::None, "one broker of many");
+        assert!(said.unanswered("a:1").is_some());
+        heard(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        assert!(matches!(said.take(), Trouble::Renew(why) if why.contains("certificate verify failed")));
+        heard(
+            RDKafkaErrorCode::BrokerTransportFailure,
+            "a:1/bootstrap: Connect failed: refused",
+        );
+        heard(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        assert!(matches!(said.take(), Trouble::Wait(why) if why.contains("Connect failed")));
+        heard(RDKafkaErrorCode::SSL, UNKNOWN);
+        said.begin();
+        assert_eq!(
+            said.unanswered("a:1"),
+            None,
+            "a new client has not been refused yet"
+        );
     }
 
     #[test]

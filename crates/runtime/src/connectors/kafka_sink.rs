@@ -186,7 +186,7 @@ impl KafkaSink {
         });
         let config = self.target.config(&self.options())?;
         let client: Client = ThreadedProducer::from_config_and_context(&config, Context(reports.clone()))
-            .map_err(|e| e.to_string())?;
+            .map_err(|error| self.target.unmade(&error))?;
         let client = Arc::new(client);
         let (asks, topic) = (client.clone(), self.topic.clone());
         // The attempt's own time is not over when it has no answer: what it says is worth more than "no answer".

@@ -477,7 +477,9 @@ impl KafkaSource {
             shared: self.shared().clone(),
             client: client_number,
         };
-        let client = Client::from_config_and_context(&config, context).map_err(|e| e.to_string())?;
+        self.shared().said.begin();
+        let client = Client::from_config_and_context(&config, context)
+            .map_err(|error| self.consumer.target.unmade(&error))?;
         let client = Arc::new(client);
         self.shared().state().client = Some(client.clone());
         Ok(Link {
@@ -579,10 +581,12 @@ impl KafkaSource {
                 Ok(Ok(Some((Some(code), _)))) => return no(format!("topic \"{topic}\": {code}")),
                 Ok(Ok(Some((None, _)))) => return no(format!("topic \"{topic}\" has no partitions yet")),
                 Ok(Err(error)) => {
-                    return no(format!(
-                        "no answer from {}: {error}",
-                        self.consumer.target.shown()
-                    ));
+                    let brokers = self.consumer.target.shown();
+                    if let Some(why) = self.shared().said.unanswered(&brokers) {
+                        self.retire();
+                        return Err(SourceError::Broke(why));
+                    }
+                    return no(format!("no answer from {brokers}: {error}"));
                 }
                 Err(error) => return no(error.to_string()),
             }
