@@ -66,6 +66,7 @@ impl Broker for Nats {
     const NAME: &'static str = "nats";
     const LEASE: Duration = Duration::from_secs(2);
     const SEQUENCES: usize = 1;
+    const FORGETS: bool = true;
     type Rival = PullConsumer;
 
     async fn start() -> Nats {
