@@ -3,10 +3,13 @@ use crate::broker_config::{BadBroker, KafkaAuth, kafka_option_refused};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tidegate_gate::Name;
 
@@ -160,9 +163,53 @@ impl KafkaTarget {
         }
     }
 
+    /// The same with what is wrong with the broker's certificate, if that is what it is about: OpenSSL does not say, so
+    /// that it is looked at again.
+    pub(super) async fn explained(&self, why: Name) -> Name {
+        let refused = why.split_once("://").filter(|_| why.contains(UNVERIFIED));
+        let broker = refused
+            .and_then(|(_, rest)| rest.split('/').next())
+            .map(str::to_owned);
+        let (Some(broker), Some(ca_file)) = (broker, self.ca_file.clone()) else {
+            return why;
+        };
+        let looked = tokio::task::spawn_blocking(move || look(&broker, &ca_file));
+        match tokio::time::timeout(ANSWER * 2, looked).await {
+            Ok(Ok(Some(found))) => format!("{why}: {found}").into(),
+            _ => why,
+        }
+    }
+
     /// The brokers, for people.
     pub(super) fn shown(&self) -> String {
         self.brokers.join(",")
+    }
+}
+
+/// What OpenSSL says of a certificate, whatever is wrong with it.
+const UNVERIFIED: &str = "certificate verify failed";
+
+/// Why a broker's certificate is none for these authorities.
+fn look(broker: &str, ca_file: &Path) -> Option<String> {
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in CertificateDer::pem_file_iter(ca_file).ok()? {
+        roots.add(authority.ok()?).ok()?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .ok()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let (host, _) = broker.rsplit_once(':')?;
+    let host = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()?;
+    let mut tls = rustls::ClientConnection::new(Arc::new(config), host).ok()?;
+    let mut tcp = TcpStream::connect_timeout(&broker.to_socket_addrs().ok()?.next()?, ANSWER).ok()?;
+    tcp.set_read_timeout(Some(ANSWER)).ok()?;
+    let error = tls.complete_io(&mut tcp).err()?;
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        refused @ rustls::Error::InvalidCertificate(_) => Some(refused.to_string()),
+        _ => None,
     }
 }
 
@@ -293,7 +340,7 @@ fn refused(reason: &str) -> Option<String> {
     let (_, why) = after.split_once(':')?;
     let broker = before.split(": ").next().unwrap_or(before);
     let why = why.split(": broker certificate").next().unwrap_or(why);
-    let mend = if why.contains("certificate verify failed") {
+    let mend = if why.contains(UNVERIFIED) {
         " (an authority of ca_file, or of the system without it, has to have signed the broker's certificate, for this host; \
          and it has to be valid today)"
     } else if why.contains(" alert ") && why.contains("certificate") {

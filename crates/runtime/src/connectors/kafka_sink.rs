@@ -219,7 +219,7 @@ impl KafkaSink {
             Err(error) => Name::from(error.to_string()),
         };
         gone(link).await;
-        Err(found)
+        Err(self.target.explained(found).await)
     }
 
     /// An error for people, with what was said beside it.

@@ -57,19 +57,39 @@ pub struct KafkaConsumer {
     pub max_hold: Option<Duration>,
 }
 
+/// The library's own bounds of a request: what it asks for of one partition, what it has to have room for, and what is
+/// the most that it can be told.
+const ASKED: usize = 1 << 20;
+const LARGEST: usize = 1_000_000;
+const MOST: usize = 2_147_483_135;
+
+/// Of each partition so many bytes are fetched ahead at least, however many partitions there are.
+const LEAST: usize = 16 << 10;
+
 impl KafkaConsumer {
-    fn options(&self) -> Vec<(&'static str, String)> {
-        let kilobytes = (self.prefetch_bytes / 1024).max(1);
+    /// For so many partitions. The library bounds each queue by itself, so the bytes are shared among them: one member
+    /// may get all.
+    fn options(&self, partitions: usize) -> Vec<(&'static str, String)> {
+        let share = (self.prefetch_bytes / partitions.max(1)).max(LEAST);
+        let given = |name| self.target.options.contains_key(name);
         let mut ours = vec![
             ("group.id", self.group.clone()),
             ("enable.auto.commit", "false".into()),
             ("enable.auto.offset.store", "false".into()),
             ("partition.assignment.strategy", "cooperative-sticky".into()),
             ("queued.min.messages", self.prefetch.to_string()),
-            ("queued.max.messages.kbytes", kilobytes.to_string()),
+            ("queued.max.messages.kbytes", (share / 1024).to_string()),
             ("allow.auto.create.topics", "false".into()),
         ];
-        if !self.target.options.contains_key("auto.offset.reset") {
+        if !given("fetch.message.max.bytes") && !given("max.partition.fetch.bytes") {
+            // What is larger than this comes all the same, alone.
+            ours.push(("fetch.message.max.bytes", share.min(ASKED).to_string()));
+        }
+        if !given("message.max.bytes") {
+            let bytes = self.prefetch_bytes.clamp(LARGEST, MOST);
+            ours.push(("fetch.max.bytes", bytes.to_string()));
+        }
+        if !given("auto.offset.reset") {
             ours.push(("auto.offset.reset", "earliest".into()));
         }
         if let Some(instance) = &self.instance_id {
@@ -424,6 +444,8 @@ pub struct KafkaSource {
     consumer: KafkaConsumer,
     settle: KafkaSettle,
     epoch: u32,
+    /// How many partitions the topics had when they were last asked for.
+    partitions: usize,
     link: Option<Link>,
     /// A client that leaves the group.
     leaving: Option<JoinHandle<()>>,
@@ -448,7 +470,7 @@ impl KafkaSource {
                 "topics: expected the whole names of topics: letters, digits, \".\", \"_\" and \"-\"".into(),
             ));
         }
-        consumer.target.check(&consumer.options())?;
+        consumer.target.check(&consumer.options(1))?;
         let settle = KafkaSettle(Arc::new(Shared {
             consumer: consumer.clone(),
             said: Said::default(),
@@ -460,6 +482,7 @@ impl KafkaSource {
             consumer,
             settle,
             epoch: 0,
+            partitions: 1,
             link: None,
             leaving: None,
         })
@@ -471,7 +494,10 @@ impl KafkaSource {
 
     /// A client of its own, which is no member of the group yet.
     fn link(&self) -> Result<Link, Name> {
-        let config = self.consumer.target.config(&self.consumer.options())?;
+        let config = self
+            .consumer
+            .target
+            .config(&self.consumer.options(self.partitions))?;
         let client_number = self.shared().state().client_number;
         let context = Context {
             shared: self.shared().clone(),
@@ -546,8 +572,9 @@ impl KafkaSource {
         }
     }
 
-    /// Asks the brokers for the topics.
-    async fn probe(&mut self, client: &Arc<Client>) -> Result<(), SourceError> {
+    /// Asks the brokers for the topics, and how many partitions they have.
+    async fn probe(&mut self, client: &Arc<Client>) -> Result<usize, SourceError> {
+        let mut all = 0;
         for topic in self.consumer.topics.clone() {
             let (asks, asked) = (client.clone(), topic.clone());
             // The library has no other way to ask than to wait.
@@ -569,7 +596,7 @@ impl KafkaSource {
             };
             let no = |why: String| Err(SourceError::Interrupted(why.into()));
             match answer {
-                Ok(Ok(Some((None, partitions)))) if partitions > 0 => {}
+                Ok(Ok(Some((None, partitions)))) if partitions > 0 => all += partitions,
                 Ok(Ok(Some((Some(RDKafkaErrorCode::TopicAuthorizationFailed), _)))) => {
                     return Err(SourceError::Interrupted(self.shared().may_not_read()));
                 }
@@ -591,7 +618,16 @@ impl KafkaSource {
                 Err(error) => return no(error.to_string()),
             }
         }
-        Ok(())
+        Ok(all)
+    }
+
+    /// The client that is there, or a new one.
+    fn client(&mut self) -> Result<Arc<Client>, SourceError> {
+        if self.link.is_none() {
+            self.link = Some(self.link().map_err(SourceError::Interrupted)?);
+        }
+        let client = self.link.as_ref().map(|link| link.client.clone());
+        client.ok_or_else(|| SourceError::Interrupted("not connected".into()))
     }
 
     /// Waits for the group's answer.
@@ -617,6 +653,33 @@ impl KafkaSource {
             }
             self.trouble()?;
         }
+    }
+
+    /// A client that is a member of the group.
+    async fn connect(&mut self, epoch: u32) -> Result<(), SourceError> {
+        if self.epoch != epoch {
+            self.retire();
+            self.epoch = epoch;
+        }
+        self.shared().state().offsets.begin(epoch);
+        self.left().await;
+        let mut client = self.client()?;
+        self.catch_up(&client)?;
+        let partitions = self.probe(&client).await?;
+        if partitions != self.partitions && self.link.as_ref().is_some_and(|link| !link.subscribed) {
+            // It was made for another number of them, and its bounds cannot be changed.
+            self.partitions = partitions;
+            self.retire();
+            client = self.client()?;
+        }
+        if let Some(link) = self.link.as_mut().filter(|link| !link.subscribed) {
+            let topics: Vec<&str> = self.consumer.topics.iter().map(String::as_str).collect();
+            client
+                .subscribe(&topics)
+                .map_err(|e| SourceError::Interrupted(e.to_string().into()))?;
+            link.subscribed = true;
+        }
+        self.join(&client).await
     }
 
     /// Takes what is there, as far as there is room.
@@ -811,28 +874,12 @@ impl Source for KafkaSource {
     }
 
     async fn open(&mut self, epoch: u32) -> Result<(), SourceError> {
-        if self.epoch != epoch {
-            self.retire();
-            self.epoch = epoch;
+        match self.connect(epoch).await {
+            Err(SourceError::Broke(why)) => {
+                Err(SourceError::Broke(self.consumer.target.explained(why).await))
+            }
+            other => other,
         }
-        self.shared().state().offsets.begin(epoch);
-        self.left().await;
-        if self.link.is_none() {
-            self.link = Some(self.link().map_err(SourceError::Interrupted)?);
-        }
-        let Some(client) = self.link.as_ref().map(|link| link.client.clone()) else {
-            return Err(SourceError::Interrupted("not connected".into()));
-        };
-        self.catch_up(&client)?;
-        self.probe(&client).await?;
-        if let Some(link) = self.link.as_mut().filter(|link| !link.subscribed) {
-            let topics: Vec<&str> = self.consumer.topics.iter().map(String::as_str).collect();
-            client
-                .subscribe(&topics)
-                .map_err(|e| SourceError::Interrupted(e.to_string().into()))?;
-            link.subscribed = true;
-        }
-        self.join(&client).await
     }
 
     async fn fetch(&mut self, demand: &Demand, into: &mut Batch) -> Result<Fetched, SourceError> {
@@ -936,5 +983,70 @@ impl Settle for KafkaSettle {
         self.0.state().offsets.give_back(held);
         self.0.changed();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test stops at the first surprise
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn consumer(prefetch_bytes: usize, options: &[(&str, &str)]) -> KafkaConsumer {
+        let options = options
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        KafkaConsumer {
+            target: KafkaTarget {
+                brokers: vec!["a:1".into()],
+                tls: false,
+                auth: None,
+                ca_file: None,
+                client_cert: None,
+                options: options.collect(),
+            },
+            group: "g".into(),
+            topics: vec!["t".into()],
+            instance_id: None,
+            prefetch: 1024,
+            prefetch_bytes,
+            max_hold: None,
+        }
+    }
+
+    fn of(consumer: &KafkaConsumer, partitions: usize) -> BTreeMap<&'static str, String> {
+        let options = consumer.options(partitions);
+        consumer.target.check(&options).unwrap();
+        options.into_iter().collect()
+    }
+
+    #[test]
+    fn the_bytes_that_are_fetched_ahead_are_shared_among_the_partitions() {
+        let consumer = consumer(8 << 20, &[]);
+        for (partitions, kilobytes, asked) in [
+            (0, "8192", "1048576"),
+            (1, "8192", "1048576"),
+            (8, "1024", "1048576"),
+            (64, "128", "131072"),
+            (100_000, "16", "16384"),
+        ] {
+            let options = of(&consumer, partitions);
+            assert_eq!(options["queued.max.messages.kbytes"], kilobytes);
+            assert_eq!(options["fetch.message.max.bytes"], asked);
+            assert_eq!(options["fetch.max.bytes"], (8 << 20).to_string());
+        }
+    }
+
+    #[test]
+    fn a_bound_of_fetches_that_somebody_has_set_is_left_to_them() {
+        let set = [
+            ("max.partition.fetch.bytes", "5000000"),
+            ("message.max.bytes", "50000000"),
+        ];
+        let options = of(&consumer(1 << 10, &set), 4);
+        assert!(!options.contains_key("fetch.message.max.bytes") && !options.contains_key("fetch.max.bytes"));
+        for extreme in [1, 2 << 30] {
+            assert!(of(&consumer(extreme, &[]), 2).contains_key("fetch.max.bytes"));
+        }
     }
 }
