@@ -3,9 +3,11 @@
 # pauses, is drained as its preStop drains it, and stops on SIGTERM within its grace.
 #
 # Where no container engine can be had a line says so, and the binary is tried under the same constraints without one. The
-# last stage is built from a binary that is built here, since the first one begins with an image from a registry.
+# last stage is built from a binary that run.sh has built, since the first one begins with an image from a registry.
 #
-# Wants a store: TIDEGATE_PEER_VAULT_ADDR and TIDEGATE_PEER_VAULT_TOKEN (run.sh starts one).
+# Wants what is shipped, and a store: TIDEGATE_PEER_VAULT_ADDR and TIDEGATE_PEER_VAULT_TOKEN (run.sh has both).
+#
+#   tests/peers/image.sh BINARY
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -43,14 +45,8 @@ eventually() {
 # --- the binary ------------------------------------------------------------------------------------------------------
 
 commit="$(git -C "$repository" rev-parse --short=12 HEAD 2>/dev/null || echo archive)"
-# What is shipped, as the Dockerfile builds it.
-features="$(sed -n 's/^ARG FEATURES="\(.*\)"$/\1/p' "$repository/deploy/Dockerfile")"
-(cd "$repository" &&
-    TIDEGATE_COMMIT="$commit" cargo rustc --quiet --locked --profile dist --package tidegate --bin tidegate \
-        --no-default-features --features "$features" -- -C target-feature=+crt-static \
-        -C link-arg=-Wl,-z,pack-relative-relocs)
 mkdir -p "$work/context/rootfs/etc/ssl/certs" "$work/etc" "$work/data"
-cp "${CARGO_TARGET_DIR:-$repository/target}/dist/tidegate" "$work/context/rootfs/tidegate"
+cp "$1" "$work/context/rootfs/tidegate"
 cp /etc/ssl/certs/ca-certificates.crt "$work/context/rootfs/etc/ssl/certs/"
 binary="$work/context/rootfs/tidegate"
 

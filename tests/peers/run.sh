@@ -136,14 +136,17 @@ need_tidegate() {
     export TIDEGATE_PEER_BINARY="${CARGO_TARGET_DIR:-$repository/target}/debug/tidegate"
 }
 
-# The sidecar as it is shipped, with all brokers and TLS for Kafka; sets TIDEGATE_SHIPPED. OpenSSL is built with it, in a
-# folder of its own: what is built for tests is without.
+# What is shipped, as the Dockerfile builds it; sets TIDEGATE_SHIPPED. The last step links everything once more, so it is
+# taken again only where a source has changed.
 need_shipped() {
-    local target="${CARGO_TARGET_DIR:-$repository/target}/shipped"
+    local features commit
+    features="$(sed -n 's/^ARG FEATURES="\(.*\)"$/\1/p' "$repository/deploy/Dockerfile")"
+    commit="$(git -C "$repository" rev-parse --short=12 HEAD 2>/dev/null || echo archive)"
     (cd "$repository" &&
-        cargo build --quiet --locked --package tidegate --no-default-features --features nats,redis,kafka-tls \
-            --target-dir "$target") || return 1
-    export TIDEGATE_SHIPPED="$target/debug/tidegate"
+        TIDEGATE_COMMIT="$commit" cargo rustc --quiet --locked --profile dist --package tidegate --bin tidegate \
+            --no-default-features --features "$features" -- -C target-feature=+crt-static \
+            -C link-arg=-Wl,-z,pack-relative-relocs) || return 1
+    export TIDEGATE_SHIPPED="${CARGO_TARGET_DIR:-$repository/target}/dist/tidegate"
 }
 
 # Debian's own packages, where they are not there yet: the program, and the package where it has another name.
@@ -274,12 +277,12 @@ metrics() {
 
 # The image, built and run.
 image() {
-    need_store && "$here/image.sh"
+    need_store && need_shipped && "$here/image.sh" "$TIDEGATE_SHIPPED"
 }
 
 # Not one of PEERS: prints figures and judges nothing. Run it after `image`, which builds what is measured.
 footprint() {
-    need_store && python3 "$here/footprint.py" "${CARGO_TARGET_DIR:-$repository/target}/dist/tidegate" | paste -sd ";"
+    need_store && need_shipped && python3 "$here/footprint.py" "$TIDEGATE_SHIPPED" | paste -sd ";"
 }
 
 # The life of a pod in the kubelet's order, 50 times under load. The whole workspace is named where one test is meant: with
