@@ -1,16 +1,19 @@
 //! Each broker's source → sink rate beside the plain client's own loop in the same run, what holding costs, and what more
 //! processes in one group bring.
 //!
-//! `cargo bench -p tidegate-runtime --bench brokers [-- nats|redis] [rate|held|group]` needs `nats-server` and
-//! `redis-server` on the path; they are started on free ports with their data in a temporary folder. The plain loops read
-//! batches, send a whole batch, wait for its answers and acknowledge it: what somebody writes who wants both speed and
-//! at-least-once. Rounds are interleaved, and a ratio is the median of the rounds' own.
+//! `cargo bench -p tidegate-runtime --features kafka --bench brokers [-- nats|redis|kafka] [rate|held|group]` needs
+//! `nats-server`, `redis-server` and `java` on the path, and the jars of Kafka in `TIDEGATE_KAFKA_JARS` or where
+//! `tests/peers/run.sh brokers` puts them; they are started on free ports with their data in a temporary folder. The plain
+//! loops read batches, send a whole batch, wait for its answers and acknowledge it: what somebody writes who wants both
+//! speed and at-least-once. Rounds are interleaved, and a ratio is the median of the rounds' own.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     missing_docs,
     reason = "a measurement stops at the first surprise, and prints"
 )]
+#[cfg(feature = "kafka")]
+mod kafka;
 mod member;
 mod nats;
 mod redis;
@@ -35,6 +38,11 @@ pub(crate) struct Server {
     _dir: TempDir,
 }
 
+pub(crate) fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -44,14 +52,17 @@ impl Drop for Server {
 
 impl Server {
     pub(crate) async fn start(program: &str, args: &[&str]) -> Server {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let dir = TempDir::new().unwrap();
-        let child = Command::new(program)
-            .args(args)
-            .arg(port.to_string())
+        let port = free_port();
+        let mut command = Command::new(program);
+        command.args(args).arg(port.to_string());
+        Server::run(command, TempDir::new().unwrap(), port).await
+    }
+
+    /// Runs it in a folder, until it listens on that port.
+    pub(crate) async fn run(mut command: Command, dir: TempDir, port: u16) -> Server {
+        let child = command
             .current_dir(dir.path())
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -129,7 +140,7 @@ impl Asked {
     }
 
     fn for_broker(&self, broker: &str) -> bool {
-        let brokers = ["nats", "redis"];
+        let brokers = ["nats", "redis", "kafka"];
         !self.0.iter().any(|word| brokers.contains(&word.as_str()))
             || self.0.iter().any(|word| word == broker)
     }
@@ -154,6 +165,14 @@ fn main() {
         }
         if asked.for_broker("redis") {
             redis::measure(&asked).await;
+        }
+        #[cfg(feature = "kafka")]
+        if asked.for_broker("kafka") {
+            kafka::measure(&asked).await;
+        }
+        #[cfg(not(feature = "kafka"))]
+        if asked.for_broker("kafka") {
+            println!("kafka: NOT RUN: this is built without the feature kafka");
         }
     });
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tidegate_gate::{Cause, Controller, Scope, Wish};
 use tidegate_runtime::{StreamConfig, Supervisor, build};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -13,6 +14,8 @@ use tokio::net::TcpListener;
 pub(crate) enum Role {
     /// It runs the stream until its standard input ends.
     Member,
+    /// The same, but nothing passes before a line has come there.
+    Waiter,
     /// It runs the stream for a while, and says how much it holds and how far its resident memory has grown.
     Holder,
 }
@@ -21,6 +24,7 @@ impl Role {
     pub(crate) fn of(word: &str) -> Option<Role> {
         match word {
             "member" => Some(Role::Member),
+            "waiter" => Some(Role::Waiter),
             "holder" => Some(Role::Holder),
             _ => None,
         }
@@ -32,9 +36,21 @@ pub(crate) async fn run(role: Role, config: &str) {
     let holds = board();
     let stream = build(&config, &holds, None).unwrap();
     let before = resident_kib();
+    if matches!(role, Role::Waiter) {
+        holds
+            .place(&Controller::Api, Scope::All, Wish::default())
+            .unwrap();
+    }
     let supervisor = Supervisor::spawn(holds.clone(), vec![stream]);
     match role {
-        Role::Member => {
+        Role::Member | Role::Waiter => {
+            if matches!(role, Role::Waiter) {
+                let line = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+                let _ = line.await;
+                holds
+                    .release(&Controller::Api, Scope::All, &Cause::default())
+                    .unwrap();
+            }
             let ended = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
             let _ = ended.await;
         }
@@ -88,10 +104,40 @@ pub(crate) async fn rate(
     n: usize,
     source: &Value,
     sink: &Value,
-    mut done: impl AsyncFnMut() -> usize,
+    done: impl AsyncFnMut() -> usize,
 ) -> f64 {
     let started = Instant::now();
-    let mut members: Vec<Child> = (0..processes).map(|_| spawn("member", source, sink)).collect();
+    let members = (0..processes).map(|_| spawn("member", source, sink)).collect();
+    until(members, n, started, done).await
+}
+
+/// The same where a group shares first: counted from when `shared` says that it has.
+#[cfg(feature = "kafka")]
+pub(crate) async fn rate_once_shared(
+    processes: usize,
+    n: usize,
+    source: &Value,
+    sink: &Value,
+    mut shared: impl AsyncFnMut() -> bool,
+    done: impl AsyncFnMut() -> usize,
+) -> f64 {
+    let mut members: Vec<Child> = (0..processes).map(|_| spawn("waiter", source, sink)).collect();
+    while !shared().await {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let started = Instant::now();
+    for member in &mut members {
+        member.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    }
+    until(members, n, started, done).await
+}
+
+async fn until(
+    mut members: Vec<Child>,
+    n: usize,
+    started: Instant,
+    mut done: impl AsyncFnMut() -> usize,
+) -> f64 {
     while done().await < n {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -310,10 +310,8 @@ impl Said {
             Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut | Code::SSL => {
                 inner.failed(&reason);
             }
-            Code::AllBrokersDown => {
-                if inner.trouble == Trouble::None {
-                    inner.trouble = inner.down(brokers);
-                }
+            Code::AllBrokersDown if inner.trouble == Trouble::None => {
+                inner.trouble = inner.down(brokers);
             }
             Code::Authentication | Code::SaslAuthenticationFailed => {
                 inner.trouble = Trouble::Renew(format!("{brokers}: {reason}").into());
