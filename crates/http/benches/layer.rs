@@ -94,7 +94,6 @@ async fn main() {
     let count = CountLayer::new(gate);
     let plain = app();
     let around = count.layer(app());
-    let nameless = count.clone().nameless().layer(app());
     let on_router = app().layer(count.clone());
     // What axum asks for any layer on a router that touches the body.
     let idle = app().layer(MapResponseLayer::new(|answer: Response<Body>| {
@@ -105,13 +104,12 @@ async fn main() {
         connected(around.clone()).await,
         connected(on_router.clone()).await,
         connected(idle.clone()).await,
-        connected(nameless.clone()).await,
     ];
     let (mut sockets, mut without) = (vec![], vec![]);
     for round in 0..ROUNDS {
-        let mut row = [0.0; 5];
-        for turn in 0..5 {
-            let which = (round + turn) % 5;
+        let mut row = [0.0; 4];
+        for turn in 0..4 {
+            let which = (round + turn) % 4;
             row[which] = over_sockets(&mut sends[which]).await;
         }
         sockets.push(row);
@@ -120,7 +118,6 @@ async fn main() {
             in_process(&around).await,
             in_process(&on_router).await,
             in_process(&idle).await,
-            in_process(&nameless).await,
         ]);
     }
     let ratio = |which: usize| median(sockets.iter().map(|row| row[which] / row[0]));
@@ -131,7 +128,6 @@ async fn main() {
     );
     for (what, which) in [
         ("the layer around the router", 1),
-        ("the same without names", 4),
         ("the layer on the router", 2),
         ("a layer on the router that does nothing", 3),
     ] {

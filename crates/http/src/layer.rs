@@ -48,23 +48,7 @@ impl CountLayer {
     }
 
     fn at(gate: Gate, meter: Option<&'static Arc<Meter>>) -> CountLayer {
-        let at = Box::leak(Box::new(At {
-            gate,
-            meter,
-            names: true,
-        }));
-        CountLayer { at: InFlight(at) }
-    }
-
-    /// Counts as exactly and says no names: status and drain list how many requests run, and neither which nor for how
-    /// long. For services whose requests take so few microseconds that the name, a lock and a look at the clock, is what
-    /// counting costs.
-    #[must_use]
-    pub fn nameless(self) -> CountLayer {
-        let at = Box::leak(Box::new(At {
-            names: false,
-            ..*self.at.0
-        }));
+        let at = Box::leak(Box::new(At { gate, meter }));
         CountLayer { at: InFlight(at) }
     }
 }
@@ -96,10 +80,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let unit = match self.at.0.names {
-            true => admitted(self.at.0.gate, &request),
-            false => self.at.0.gate.admit(),
-        };
+        let unit = admitted(self.at.0.gate, &request);
         let ticket = match self.at.0.meter {
             Some(meter) => Ticket::told(unit, meter),
             None => Ticket::of(unit),
@@ -189,12 +170,10 @@ impl Drop for Here {
 pub struct InFlight(&'static At);
 
 /// Where requests are counted: a reference to it costs every request less than a clone.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct At {
     gate: Gate,
     meter: Option<&'static Arc<Meter>>,
-    /// Whether requests are listed.
-    names: bool,
 }
 
 impl InFlight {

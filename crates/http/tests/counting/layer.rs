@@ -167,17 +167,6 @@ async fn work_that_goes_on_after_the_answer_is_counted_by_its_child() {
 }
 
 #[tokio::test]
-async fn a_layer_without_names_counts_to_the_end_of_the_body_and_lists_nothing() {
-    let app = App::default();
-    let (gate, _keeper) = Gate::new("nameless");
-    let router = app.router().layer(CountLayer::new(gate).nameless());
-    let response = router.oneshot(ask("/drip")).await.unwrap();
-    assert_eq!((in_flight(gate), names(gate)), (1, vec![]));
-    drop(response);
-    assert_eq!(in_flight(gate), 0);
-}
-
-#[tokio::test]
 async fn the_request_that_is_worked_at_is_known_in_its_service_and_nowhere_else() {
     let (outer, _outer) = Gate::new("outer");
     let (inner, _inner) = Gate::new("inner");

@@ -55,7 +55,7 @@ pub struct KafkaSourceConfig {
     #[serde(default)]
     pub instance_id: Option<String>,
     /// So many events are held or in flight at most; the client library fetches as many ahead of that.
-    #[serde(default = "super::prefetch")]
+    #[serde(default = "prefetch")]
     pub prefetch: usize,
     /// So many bytes of them.
     #[serde(default = "super::prefetch_bytes")]
@@ -112,6 +112,12 @@ pub struct KafkaSinkConfig {
     /// Further options of librdkafka, by its names.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+}
+
+/// An attempt at the sink, and the next one: an attempt is over when the group has heard of it, which takes a broker some
+/// milliseconds however much it is.
+fn prefetch() -> usize {
+    2048
 }
 
 /// Why an option of librdkafka is not to be set by hand, if it is not.

@@ -89,6 +89,11 @@ impl KafkaConsumer {
             let bytes = self.prefetch_bytes.clamp(LARGEST, MOST);
             ours.push(("fetch.max.bytes", bytes.to_string()));
         }
+        if !given("fetch.queue.backoff.ms") {
+            // How often the library looks whether a queue that was full has room again. Its own second is for queues of a
+            // hundred thousand messages: these are empty long before.
+            ours.push(("fetch.queue.backoff.ms", "10".into()));
+        }
         if !given("auto.offset.reset") {
             ours.push(("auto.offset.reset", "earliest".into()));
         }
