@@ -81,12 +81,12 @@ impl File {
         let config = site.config_file();
         let mut command = tidegate(["run", "--config"]);
         if rustix::process::geteuid().is_root() {
-            // The folder with the build may be closed to everybody else. Copied beside this task, which drives the clients of
-            // other cells: a request that is not finished in 5 s is cut.
+            // The folder with the build may be closed to everybody else. Copied by a process of its own: this one is copying
+            // itself all the time to start others, and a program that one of those copies may still write to cannot be run.
             let program = site.path("tidegate");
-            tokio::fs::copy(command.as_std().get_program(), &program)
-                .await
-                .unwrap();
+            let mut copy = Command::new("cp");
+            copy.arg(command.as_std().get_program()).arg(&program);
+            assert!(copy.status().await.unwrap().success());
             command = own_path(&program);
             chown(site.dir(), Some(NOBODY), Some(NOBODY)).unwrap();
             for entry in std::fs::read_dir(site.dir()).unwrap() {
