@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PASSWORD: &str = "the-right-password";
+const NEXT_PASSWORD: &str = "the-next-password";
 
 /// The binary that these tests are for; without one they say so, and `tests/peers/run.sh` always has one.
 fn shipped() -> Option<PathBuf> {
@@ -110,6 +111,13 @@ impl Sealed {
         .await;
         assert_eq!(self.through().await, events);
         assert_eq!(field(sidecar, "dead_letters").await, 0);
+    }
+
+    /// Has the broker know ana by the next password.
+    async fn next_password(&self) {
+        let next = format!("SCRAM-SHA-512=[password={NEXT_PASSWORD}]");
+        let ana = ["--entity-type", "users", "--entity-name", "ana"];
+        self.change(&[&ana[..], &["--add-config", &next]].concat()).await;
     }
 
     /// Changes something while the broker runs.
@@ -222,17 +230,7 @@ async fn kafka_a_scram_password_is_read_again_at_each_attempt_and_a_rotated_one_
     let through = async || sealed.through().await;
     let sidecar = only_the_right_file(sidecar, &site, &password, &wrongs, PASSWORD, through).await;
 
-    let next = "SCRAM-SHA-512=[password=the-next-password]";
-    sealed
-        .change(&[
-            "--entity-type",
-            "users",
-            "--entity-name",
-            "ana",
-            "--add-config",
-            next,
-        ])
-        .await;
+    sealed.next_password().await;
     // The broker asks again where a connection is new.
     sealed.way("SCRAM").cut();
     sealed.kafka.produce(EVENTS..EVENTS + 5).await;
@@ -241,9 +239,9 @@ async fn kafka_a_scram_password_is_read_again_at_each_attempt_and_a_rotated_one_
     site.flip(&[&sidecar], true).await;
     site.flag(false);
     assert_eq!(sealed.through().await, EVENTS);
-    std::fs::write(&password, "the-next-password\n").unwrap();
+    std::fs::write(&password, format!("{NEXT_PASSWORD}\n")).unwrap();
     sealed.well(&sidecar, EVENTS + 5).await;
-    shows_none_of(&sidecar, &["the-next-password".into(), PASSWORD.into()]).await;
+    shows_none_of(&sidecar, &[NEXT_PASSWORD.into(), PASSWORD.into()]).await;
     sidecar.stop().await.unwrap();
 }
 
@@ -417,28 +415,20 @@ async fn kafka_a_sink_over_tls_goes_on_with_a_rotated_password() {
     let sink = format!("{}\n{login}", sealed.kafka.sink(sealed.address()));
     let sidecar = site.sidecar("one", &source, &sink).await;
     eventually("the first is through", async || sealed.through().await == 1).await;
-    let next = "SCRAM-SHA-512=[password=the-next-password]";
-    sealed
-        .change(&[
-            "--entity-type",
-            "users",
-            "--entity-name",
-            "ana",
-            "--add-config",
-            next,
-        ])
-        .await;
+    sealed.next_password().await;
     sealed.way("SCRAM").cut();
-    std::fs::write(&input, "1\n2\n").unwrap();
+    // Written anew it would be empty for a moment, and its first line would come again.
+    let mut more = std::fs::OpenOptions::new().append(true).open(&input).unwrap();
+    std::io::Write::write_all(&mut more, b"2\n").unwrap();
     says(&sidecar, &["cannot reach any of"]).await;
     sealed.way("SCRAM").mend();
     says(&sidecar, &["Authentication failed"]).await;
-    std::fs::write(&password, "the-next-password").unwrap();
+    std::fs::write(&password, NEXT_PASSWORD).unwrap();
     eventually("the second is through", async || sealed.through().await == 2).await;
     eventually("nothing is wrong any more", async || {
         field(&sidecar, "error").await == Value::Null
     })
     .await;
-    shows_none_of(&sidecar, &["the-next-password".into(), PASSWORD.into()]).await;
+    shows_none_of(&sidecar, &[NEXT_PASSWORD.into(), PASSWORD.into()]).await;
     sidecar.stop().await.unwrap();
 }

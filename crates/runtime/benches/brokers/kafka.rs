@@ -55,7 +55,8 @@ pub(crate) async fn measure(asked: &Asked) {
                 let name = format!("held{size}of{partitions}");
                 broker.create(&name, partitions).await;
                 broker.fill(&name, ((128 << 20) / size).min(40_000), size).await;
-                let source = broker.source(&name, "g");
+                let mut source = broker.source(&name, "g");
+                source["prefetch"] = BATCH.into();
                 let what = format!(
                     "kafka, prefetch = 1024, prefetch_bytes = 8 MiB, messages of {what} in {partitions} partitions"
                 );
@@ -284,7 +285,7 @@ async fn rate(broker: &Broker) {
     report(&format!("{what}: plain client"), &lingering, &all);
     report(&format!("{what}: plain client with linger.ms = 0"), &prompt, &all);
     report(
-        &format!("{what}, prefetch as it is by default: plain client with linger.ms = 0"),
+        &format!("{what}, prefetch = {BATCH}: plain client with linger.ms = 0"),
         &prompt,
         &small,
     );
