@@ -1,14 +1,13 @@
 //! Gates, and the three ways past one: a [`Lane`] for a worker's loop, a [`Unit`] for work that travels, and
 //! [`GatedExt::gated`](crate::GatedExt::gated) for streams.
-use crate::protocol::{Core, Entry, OPEN, PAUSING, Slot};
+use crate::names::{NOWHERE, Names};
+use crate::protocol::{Core, Entry, Full, OPEN, PAUSING, Slot};
 use event_listener::Event;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{
-    AtomicBool, AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
-};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 /// Enough that threads rarely meet, few enough that summing them stays cheap.
@@ -57,87 +56,14 @@ pub struct Running {
 pub struct Gate(&'static Inner);
 
 struct Inner {
-    core: Core,
+    core: Core<Full, Names, SHARDS>,
     name: Arc<str>,
     opened: Event,
     closed: Event,
     proved: Event,
     waiting: AtomicU64,
-    named: [NameShard; SHARDS],
     /// Wakes whoever turns proofs into status, shared by all gates of one [`Holds`](crate::Holds).
     herald: Arc<Event>,
-}
-
-/// One shard of the names, alone on its cache lines as the counters are: side by side they cost twice as much on
-/// two threads.
-#[repr(align(128))]
-#[derive(Default)]
-struct NameShard(Mutex<Names>);
-
-/// What runs under a name, in places that are used again, text and all: naming a unit must stay cheaper than the
-/// request it names, and an allocation for each is most of what it would cost.
-#[derive(Default)]
-struct Names {
-    places: Vec<Place>,
-    /// Places that nobody runs in, as far as they have been noticed.
-    free: Vec<usize>,
-}
-
-/// A place that is used again gives a longer text back.
-const KEPT_TEXT: usize = 128;
-
-struct Place {
-    /// Cleared by the end of the unit without the lock, which would be a third of what a named unit costs.
-    runs: &'static AtomicBool,
-    since: Instant,
-    /// A name that is known to the compiler; else `text` is the name.
-    fixed: Option<&'static str>,
-    text: String,
-}
-
-impl Names {
-    fn take(&mut self, since: Instant) -> &mut Place {
-        let at = self.free.pop().unwrap_or_else(|| self.make_room(since));
-        let place = &mut self.places[at];
-        place.runs.store(true, Relaxed);
-        place.since = since;
-        place.fixed = None;
-        if place.text.capacity() > KEPT_TEXT {
-            place.text = String::new();
-        }
-        place
-    }
-
-    /// Looks for the places whose units have ended, and makes more where those are few: else many that run long would be
-    /// looked through for each that does not. As with the gate, its flags are never freed.
-    #[cold]
-    fn make_room(&mut self, since: Instant) -> usize {
-        let ended = |(at, place): (usize, &Place)| (!place.runs.load(Acquire)).then_some(at);
-        self.free.extend(self.places.iter().enumerate().filter_map(ended));
-        if self.free.len() <= self.places.len() / 8 {
-            let first = self.places.len();
-            let last = first + (first / 2).max(8);
-            self.places.extend((first..last).map(|_| Place {
-                runs: Box::leak(Box::default()),
-                since,
-                fixed: None,
-                text: String::new(),
-            }));
-            self.free.extend(first..last);
-        }
-        self.free.pop().expect("places were made if there were none")
-    }
-
-    fn running(&self) -> impl Iterator<Item = Running> {
-        let running = self.places.iter().filter(|place| place.runs.load(Acquire));
-        running.map(|place| Running {
-            since: place.since,
-            name: match place.fixed {
-                Some(name) => name.into(),
-                None => place.text.clone().into(),
-            },
-        })
-    }
 }
 
 /// The only hand that opens and closes a gate. Not `Clone`: two hands could each believe their own state.
@@ -152,13 +78,12 @@ impl Gate {
 
     pub(crate) fn heralded(name: Arc<str>, herald: Arc<Event>) -> (Gate, Keeper) {
         let gate = Gate(Box::leak(Box::new(Inner {
-            core: Core::new(SHARDS),
+            core: Core::new(),
             name,
             opened: Event::new(),
             closed: Event::new(),
             proved: Event::new(),
             waiting: AtomicU64::new(0),
-            named: Default::default(),
             herald,
         })));
         (gate, Keeper(gate))
@@ -203,10 +128,10 @@ impl Gate {
     #[inline]
     pub fn try_enter(self) -> Option<Unit> {
         let shard = shard();
-        self.passed(self.0.core.unit_enter(shard)).then(|| Unit {
+        self.passed(self.0.core.unit_enter(shard as usize)).then(|| Unit {
             gate: self,
             shard,
-            named: None,
+            named: NOWHERE,
         })
     }
 
@@ -228,11 +153,11 @@ impl Gate {
     #[inline]
     pub fn admit(self) -> Unit {
         let shard = shard();
-        self.0.core.unit_admit(shard);
+        self.0.core.unit_admit(shard as usize);
         Unit {
             gate: self,
             shard,
-            named: None,
+            named: NOWHERE,
         }
     }
 
@@ -286,9 +211,8 @@ impl Gate {
 
     /// The named units that are still running, oldest first.
     pub fn running(self) -> Vec<Running> {
-        let mut all: Vec<Running> = (0..SHARDS)
-            .flat_map(|shard| self.names(shard).running().collect::<Vec<_>>())
-            .collect();
+        let shards = (0..SHARDS).map(|shard| self.0.core.beside(shard));
+        let mut all: Vec<Running> = shards.flat_map(Names::running).collect();
         all.sort_by_key(|r| r.since);
         all
     }
@@ -306,14 +230,6 @@ impl Gate {
         self.0.proved.notify(usize::MAX);
         self.0.herald.notify(usize::MAX);
     }
-
-    fn names(self, shard: usize) -> MutexGuard<'static, Names> {
-        // Nothing inside the lock can panic half way, so a poisoned table is still a whole one.
-        self.0.named[shard]
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
 }
 
 impl fmt::Debug for Gate {
@@ -325,10 +241,23 @@ impl fmt::Debug for Gate {
     }
 }
 
-fn shard() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static MINE: usize = NEXT.fetch_add(1, Relaxed) % SHARDS);
-    MINE.with(|s| *s)
+#[inline(always)]
+fn shard() -> u32 {
+    thread_local!(static MINE: Cell<u32> = const { Cell::new(u32::MAX) });
+    match MINE.get() {
+        u32::MAX => {
+            let next = next_shard();
+            MINE.set(next);
+            next
+        }
+        mine => mine,
+    }
+}
+
+#[cold]
+fn next_shard() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Relaxed) % SHARDS as u32
 }
 
 struct Waiting(Gate);
@@ -517,9 +446,9 @@ impl Drop for Run<'_> {
 #[must_use = "dropping it says that the work is done"]
 pub struct Unit {
     gate: Gate,
-    shard: usize,
-    /// What says in the table of names that it runs.
-    named: Option<&'static AtomicBool>,
+    shard: u32,
+    /// Where the shard's names say that it runs.
+    named: u32,
 }
 
 impl Unit {
@@ -530,53 +459,44 @@ impl Unit {
 
     /// A unit for work that this work starts. It never asks the gate: what descends from admitted work may finish.
     pub fn child(&self) -> Unit {
-        self.gate.0.core.unit_admit(self.shard);
+        self.gate.0.core.unit_admit(self.shard as usize);
         Unit {
             gate: self.gate,
             shard: self.shard,
-            named: None,
+            named: NOWHERE,
         }
     }
 
-    /// Gives the unit a name and a start, so that status and drain can say what still runs.
-    pub fn named(self, name: impl Into<Cow<'static, str>>, since: Instant) -> Unit {
-        let name = name.into();
-        self.placed(since, |place| match name {
-            Cow::Borrowed(name) => place.fixed = Some(name),
-            Cow::Owned(name) => place.text = name,
-        })
+    /// Gives the unit a name and a start, so that status and drain can say what still runs. The name is copied,
+    /// without NUL bytes, and cut at 112 bytes.
+    #[inline]
+    pub fn named(self, name: impl AsRef<str>, since: Instant) -> Unit {
+        self.named_by(&[name.as_ref()], since)
     }
 
-    /// The same with a name that is put together for this unit, such as a method and a route: the parts are copied
-    /// into memory that is used again, where `named` would have to be given a text of its own.
-    pub fn named_by(self, parts: &[&str], since: Instant) -> Unit {
-        self.placed(since, |place| {
-            place.text.clear();
-            parts.iter().for_each(|part| place.text.push_str(part));
-        })
-    }
-
-    fn placed(mut self, since: Instant, write: impl FnOnce(&mut Place)) -> Unit {
-        let runs = {
-            let mut names = self.gate.names(shard());
-            let place = names.take(since);
-            write(place);
-            place.runs
-        };
-        if let Some(before) = self.named.replace(runs) {
-            before.store(false, Release);
-        }
+    /// The same with a name that is put together for this unit, such as a method and a route. Each part takes whole eights
+    /// of the 112 bytes.
+    // Always, so that a part that the compiler knows is written as it stands and not copied.
+    #[inline(always)]
+    pub fn named_by(mut self, parts: &[&str], since: Instant) -> Unit {
+        let names = self.names();
+        let before = std::mem::replace(&mut self.named, names.run(parts, since));
+        names.end(before);
         self
+    }
+
+    #[inline(always)]
+    fn names(&self) -> &'static Names {
+        self.gate.0.core.beside(self.shard as usize)
     }
 }
 
 impl Drop for Unit {
+    #[inline]
     fn drop(&mut self) {
         // Before it is counted down: what is not in flight any more is not listed either.
-        if let Some(runs) = self.named {
-            runs.store(false, Release);
-        }
-        if self.gate.0.core.unit_exit(self.shard) {
+        self.names().end(self.named);
+        if self.gate.0.core.unit_exit(self.shard as usize) {
             self.gate.tell_proof();
         }
     }

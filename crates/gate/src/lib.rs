@@ -24,6 +24,8 @@ mod gate;
 mod gated;
 mod holds;
 mod journal;
+mod names;
+mod place;
 mod protocol;
 mod status;
 mod sync;

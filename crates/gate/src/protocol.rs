@@ -50,28 +50,35 @@ pub(crate) struct Slot {
 }
 
 /// Counters of units; several, so that threads do not meet on one cache line.
-#[repr(align(128))]
+#[repr(C, align(128))]
 #[derive(Default)]
-struct Shard {
+struct Shard<P> {
     entered: AtomicU64,
     exited: AtomicU64,
+    /// What the owner wants to find on the same cache line.
+    beside: P,
 }
 
-pub(crate) struct Core<F: Fences = Full> {
+pub(crate) struct Core<F: Fences = Full, P = (), const SHARDS: usize = 1> {
     word: AtomicU64,
-    shards: Box<[Shard]>,
+    shards: [Shard<P>; SHARDS],
     lanes: Mutex<Vec<Arc<Slot>>>,
     fences: std::marker::PhantomData<fn() -> F>,
 }
 
-impl<F: Fences> Core<F> {
-    pub(crate) fn new(shards: usize) -> Self {
+impl<F: Fences, P: Default, const SHARDS: usize> Core<F, P, SHARDS> {
+    pub(crate) fn new() -> Self {
         Core {
             word: AtomicU64::new(OPEN),
-            shards: (0..shards).map(|_| Shard::default()).collect(),
+            shards: std::array::from_fn(|_| Shard::default()),
             lanes: Mutex::new(Vec::new()),
             fences: std::marker::PhantomData,
         }
+    }
+
+    #[inline(always)]
+    pub(crate) fn beside(&self, shard: usize) -> &P {
+        &self.shards[shard].beside
     }
 
     pub(crate) fn register(&self) -> Arc<Slot> {
@@ -187,7 +194,8 @@ impl<F: Fences> Core<F> {
     /// Exits, then lanes, then entries: whatever moves from one to the next while we read is seen at least once,
     /// so the result is never below the truth.
     pub(crate) fn count(&self) -> u64 {
-        let sum = |of: fn(&Shard) -> &AtomicU64| self.shards.iter().map(|s| of(s).load(SeqCst)).sum::<u64>();
+        let sum =
+            |of: fn(&Shard<P>) -> &AtomicU64| self.shards.iter().map(|s| of(s).load(SeqCst)).sum::<u64>();
         let lanes = || {
             self.lanes()
                 .iter()

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -759,6 +759,68 @@ fn however_named_units_come_and_go_those_that_run_are_listed_each_once() {
             assert!(listed.iter().eq(running.keys()), "after {n}");
         }
     }
+}
+
+#[test]
+fn a_name_is_listed_as_it_was_put_together_and_cut_between_two_characters() {
+    let (gate, _keeper) = Gate::new("names");
+    let since = Instant::now();
+    let listed = |parts: &[&str]| -> String {
+        let _unit = gate.admit().named_by(parts, since);
+        gate.running()[0].name.to_string()
+    };
+    assert_eq!(listed(&[]), "");
+    assert_eq!(listed(&["", "a", ""]), "a");
+    assert_eq!(listed(&["GET ", "/"]), "GET /");
+    assert_eq!(
+        listed(&["12345678", "/orders/12345678"]),
+        "12345678/orders/12345678"
+    );
+    assert_eq!(listed(&["PROPFIND", " ", "/a/b/c/d/e"]), "PROPFIND /a/b/c/d/e");
+    let long = "/".to_owned() + &"é".repeat(100);
+    let cut = listed(&["GET ", &long]);
+    assert!(
+        cut.len() > 100 && format!("GET {long}").starts_with(&cut),
+        "{cut}"
+    );
+}
+
+#[test]
+fn names_that_come_and_go_on_many_threads_are_never_mixed() {
+    let (gate, _keeper) = Gate::new("crowd");
+    let start = Instant::now();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        // More than there are shards, so that some meet on one.
+        for nth in 0..12u64 {
+            let (stop, since) = (&stop, start + Duration::from_secs(nth));
+            s.spawn(move || {
+                let text = char::from(b'a' + nth as u8)
+                    .to_string()
+                    .repeat(10 + 8 * nth as usize);
+                let mut kept = VecDeque::new();
+                while !stop.load(SeqCst) {
+                    kept.push_back(gate.admit().named_by(&[&text], since));
+                    if kept.len() > nth as usize % 4 {
+                        kept.pop_front();
+                    }
+                    std::thread::yield_now();
+                }
+            });
+        }
+        for _ in 0..2_000 {
+            for unit in gate.running() {
+                let nth = unit.since.duration_since(start).as_secs();
+                let text = char::from(b'a' + nth as u8)
+                    .to_string()
+                    .repeat(10 + 8 * nth as usize);
+                assert_eq!(unit.name, text);
+            }
+            std::thread::yield_now();
+        }
+        stop.store(true, SeqCst);
+    });
+    assert_eq!((gate.running(), gate.sight().in_flight), (vec![], 0));
 }
 
 /// Threads that pass the gate and threads that toggle holds, against somebody who looks. Returns in how many looks

@@ -1,5 +1,5 @@
 //! The exactness protocol under every interleaving and every reordering that loom can make: the file that ships,
-//! `src/protocol.rs`, compiled here against loom's primitives.
+//! `src/protocol.rs`, compiled here against loom's primitives, and beside it `src/place.rs`, where names are.
 //!
 //! Plain `cargo test` runs it. A `--cfg loom` would switch the dependencies over too, and event-listener does not
 //! build that way.
@@ -14,11 +14,14 @@ mod sync {
     pub(crate) use loom::sync::{Arc, Mutex};
     pub(crate) const LOOM: bool = true;
 }
+#[path = "../src/place.rs"]
+mod place;
 #[path = "../src/protocol.rs"]
 mod protocol;
 
 use loom::cell::Cell;
 use loom::thread;
+use place::{Barriers, Place};
 use protocol::{Core, Entry, Fences, Full, OPEN, PAUSED};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use sync::Arc;
@@ -44,11 +47,25 @@ impl Fences for AnyPause {
     const SAME_PAUSE: bool = false;
 }
 
+struct NoWrite;
+impl Barriers for NoWrite {
+    const WRITE: bool = false;
+}
+struct NoRead;
+impl Barriers for NoRead {
+    const READ: bool = false;
+}
+struct NoUses;
+impl Barriers for NoUses {
+    const USES: bool = false;
+}
+
 /// What loom says when two threads touch a [`Moved`] without an order between them.
 const RACE: &str = "Causality violation";
 const FOREVER: &str = "pausing for ever";
 const TOLD: &str = "proofs told";
 const STALE: &str = "a stale paused";
+const MIXED: &str = "parts of two names";
 
 /// What a stream moves. Loom fails the model when a touch is not ordered before or after every other: that is what
 /// "nothing moves while paused" means to whoever has seen `paused`.
@@ -90,13 +107,13 @@ fn fails(model: impl Fn() + Sync + Send + 'static, reason: &str) {
     }
 }
 
-fn phase<F: Fences>(core: &Core<F>) -> u64 {
+fn phase<F: Fences, const SHARDS: usize>(core: &Core<F, (), SHARDS>) -> u64 {
     core.read().0
 }
 
 /// A lane runs while the keeper closes. Whoever proves the pause may touch what moves: nobody else does any more.
 fn lane_against_close<F: Fences>() {
-    let core = Arc::new(Core::<F>::new(1));
+    let core = Arc::new(Core::<F, (), 1>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     let lane = thread::spawn({
@@ -118,7 +135,7 @@ fn lane_against_close<F: Fences>() {
 
 /// The same for a unit.
 fn unit_against_close<F: Fences>() {
-    let core = Arc::new(Core::<F>::new(1));
+    let core = Arc::new(Core::<F, (), 1>::new());
     let moved = Arc::new(Moved::default());
     let unit = thread::spawn({
         let (core, moved) = (core.clone(), moved.clone());
@@ -139,7 +156,7 @@ fn unit_against_close<F: Fences>() {
 
 /// Somebody who only looks sees `paused`: nothing moves from there on.
 fn paused_as_a_reader_sees_it<F: Fences>() {
-    let core = Arc::new(Core::<F>::new(1));
+    let core = Arc::new(Core::<F, (), 1>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     let lane = thread::spawn({
@@ -168,7 +185,7 @@ fn paused_as_a_reader_sees_it<F: Fences>() {
 
 /// A lane that was running when the keeper closed: one of the two must find that nothing runs any more.
 fn lane_leaves_a_closing_gate<F: Fences>() {
-    let core = Arc::new(Core::<F>::new(1));
+    let core = Arc::new(Core::<F, (), 1>::new());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
     let lane = thread::spawn({
@@ -183,7 +200,7 @@ fn lane_leaves_a_closing_gate<F: Fences>() {
 
 /// Two units on two shards: the last of them must see that it is the last.
 fn units_leave_a_closing_gate<F: Fences>() {
-    let core = Arc::new(Core::<F>::new(2));
+    let core = Arc::new(Core::<F, (), 2>::new());
     assert_eq!(core.unit_enter(0), Entry::In);
     assert_eq!(core.unit_enter(1), Entry::In);
     assert!(!core.close());
@@ -200,7 +217,7 @@ fn units_leave_a_closing_gate<F: Fences>() {
 /// A lane of which the gate is being closed while it enters. `heeds` is false in the twin that forgets to tell of
 /// the proof when its entry was turned away.
 fn proof_while_entering(heeds: bool, enter: fn(&Core, &protocol::Slot) -> Entry, exit: Exit) {
-    let core = Arc::new(Core::<Full>::new(1));
+    let core = Arc::new(Core::<Full, (), 1>::new());
     let slot = core.register();
     let entering = thread::spawn({
         let core = core.clone();
@@ -221,7 +238,7 @@ const UNIT: (fn(&Core, &protocol::Slot) -> Entry, Exit) = (|c, _| c.unit_enter(0
 
 /// Work goes from a lane to a unit, and from that to its child on another shard, while the keeper sums.
 fn hand_over<F: Fences>() {
-    let core = Arc::new(Core::<F>::new(2));
+    let core = Arc::new(Core::<F, (), 2>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
@@ -247,7 +264,7 @@ fn hand_over<F: Fences>() {
 /// A lane's worker goes away, and its slot with it, while the keeper sums. The twin takes the slot away while its
 /// run goes on, which a `Run` that borrows its `Lane` makes impossible.
 fn lane_goes_away<const IN_ORDER: bool>() {
-    let core = Arc::new(Core::<Full>::new(1));
+    let core = Arc::new(Core::<Full, (), 1>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
@@ -273,7 +290,7 @@ fn lane_goes_away<const IN_ORDER: bool>() {
 
 /// The pause is lifted while the last one out is about to prove it.
 fn resume_against_proof<F: Fences>() {
-    let core = Arc::new(Core::<F>::new(1));
+    let core = Arc::new(Core::<F, (), 1>::new());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
     let lane = thread::spawn({
@@ -292,7 +309,7 @@ fn resume_against_proof<F: Fences>() {
 /// The pause is lifted, other work passes, and the next pause begins: the proof of the first, late, must not be
 /// taken for the second's.
 fn second_pause_against_proof_of_the_first<F: Fences>() {
-    let core = Arc::new(Core::<F>::new(2));
+    let core = Arc::new(Core::<F, (), 2>::new());
     assert_eq!(core.unit_enter(0), Entry::In);
     let first = thread::spawn({
         let core = core.clone();
@@ -308,6 +325,34 @@ fn second_pause_against_proof_of_the_first<F: Fences>() {
     assert_ne!(phase(&core), PAUSED, "{STALE}");
     let _ = core.unit_exit(1);
     assert_eq!(phase(&core), PAUSED, "{FOREVER}");
+}
+
+/// A place is used a second time while somebody reads it.
+fn names_against_a_reader<B: Barriers>() {
+    let place = Arc::new(Place::<B>::default());
+    assert!(place.take());
+    place.run(&["first"], 1);
+    let writer = thread::spawn({
+        let place = place.clone();
+        move || {
+            place.end();
+            assert!(place.take());
+            place.run(&["other"], 2);
+        }
+    });
+    if let Some((name, since)) = place.read() {
+        assert_eq!(name == "first", since == 1, "{MIXED}: {name} {since}");
+    }
+    writer.join().unwrap();
+    assert_eq!(place.read(), Some(("other".into(), 2)));
+}
+
+#[test]
+fn a_name_is_read_whole_or_not_at_all() {
+    holds(names_against_a_reader::<place::Full>);
+    fails(names_against_a_reader::<NoWrite>, MIXED);
+    fails(names_against_a_reader::<NoRead>, MIXED);
+    fails(names_against_a_reader::<NoUses>, MIXED);
 }
 
 #[test]

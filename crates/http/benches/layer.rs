@@ -1,7 +1,10 @@
 //! What the counting layer costs a trivial axum handler: `cargo bench -p tidegate-http --bench layer`.
 //!
-//! All services take turns in one run, over real sockets and one kept connection each; the ratios are medians over the
-//! rounds. The same services without sockets show the nanoseconds.
+//! All services take turns in one run, in an order that is drawn anew each time, over real sockets with client and server
+//! on one thread and a kept connection each. How one process lays out its memory and its code moves all its figures by
+//! more than what is measured, so there are many, and the error is that of the mean over them. The same service is in it
+//! twice: its ratio to itself is what the bench cannot tell from nothing. The same services without sockets, with warm
+//! caches, show the nanoseconds.
 //!
 //! axum puts whatever a layer on a router makes into boxes of its own, the service and the body of each answer. What
 //! that costs is shown by a layer that does nothing; a layer around the whole router goes without.
@@ -25,8 +28,13 @@ use tokio_util::sync::CancellationToken;
 use tower::util::MapResponseLayer;
 use tower::{Layer, Service, ServiceExt};
 
-const ROUNDS: usize = 1201;
-const REQUESTS: usize = 100;
+const PROCESSES: usize = 32;
+const ROUNDS: usize = 10;
+const WARM_UP: usize = 2;
+const TURNS: usize = 40;
+const REQUESTS: usize = 30;
+/// Says to be one of the processes.
+const ONE: &str = "--one-process";
 
 fn app() -> Router {
     Router::new().route("/orders/{id}", get(|| async { "an order" }))
@@ -74,12 +82,12 @@ where
     B::Error: std::fmt::Debug,
 {
     let start = Instant::now();
-    for _ in 0..10 * REQUESTS {
+    for _ in 0..20 * REQUESTS {
         let request = Request::get("/orders/7").body(Body::empty()).unwrap();
         let answer = service.clone().oneshot(request).await.unwrap();
         answer.into_body().collect().await.unwrap();
     }
-    start.elapsed().as_nanos() as f64 / (10 * REQUESTS) as f64
+    start.elapsed().as_nanos() as f64 / (20 * REQUESTS) as f64
 }
 
 fn median(of: impl Iterator<Item = f64>) -> f64 {
@@ -88,8 +96,25 @@ fn median(of: impl Iterator<Item = f64>) -> f64 {
     of[of.len() / 2]
 }
 
+/// What else the machine does only ever adds.
+fn lower_quartile(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 4]
+}
+
+const SERVICES: [&str; 5] = [
+    "the same service once more",
+    "the layer around the router",
+    "the layer on the router",
+    "a layer on the router that does nothing",
+    "the layer on the router, beside the one that does nothing",
+];
+/// Of each service, over sockets and without: the ratio to the bare one, and the nanoseconds that it takes longer.
+type Figures = [f64; 2 * SERVICES.len()];
+
+/// One process: the microseconds of a request to the bare service, and what the others take.
 #[tokio::main(flavor = "current_thread")]
-async fn main() {
+async fn one_process() -> (f64, Figures) {
     let (gate, _keeper) = Gate::new("layer");
     let count = CountLayer::new(gate);
     let plain = app();
@@ -99,38 +124,88 @@ async fn main() {
     let idle = app().layer(MapResponseLayer::new(|answer: Response<Body>| {
         answer.map(|body| Limited::new(body, usize::MAX))
     }));
-    let mut sends = [
-        connected(plain.clone()).await,
-        connected(around.clone()).await,
-        connected(on_router.clone()).await,
-        connected(idle.clone()).await,
-    ];
+    let mut order = [0, 1, 2, 3, 4];
     let (mut sockets, mut without) = (vec![], vec![]);
-    for round in 0..ROUNDS {
-        let mut row = [0.0; 4];
-        for turn in 0..4 {
-            let which = (round + turn) % 4;
-            row[which] = over_sockets(&mut sends[which]).await;
+    for _ in 0..ROUNDS {
+        // Connections of their own in each round, since where their memory lies makes a difference too.
+        let mut sends = [
+            connected(plain.clone()).await,
+            connected(app()).await,
+            connected(around.clone()).await,
+            connected(on_router.clone()).await,
+            connected(idle.clone()).await,
+        ];
+        let mut times = [const { Vec::new() }; 5];
+        for turn in 0..TURNS + WARM_UP {
+            // Who comes after whom makes a difference as well.
+            fastrand::shuffle(&mut order);
+            for which in order {
+                let time = over_sockets(&mut sends[which]).await;
+                if turn >= WARM_UP {
+                    times[which].push(time);
+                }
+            }
         }
-        sockets.push(row);
+        sockets.push(times.map(lower_quartile));
         without.push([
             in_process(&plain).await,
+            in_process(&app()).await,
             in_process(&around).await,
             in_process(&on_router).await,
             in_process(&idle).await,
         ]);
     }
-    let ratio = |which: usize| median(sockets.iter().map(|row| row[which] / row[0]));
-    let alone = median(sockets.iter().map(|row| row[0])) / 1e3;
-    let added = |which: usize| median(without.iter().map(|row| row[which] - row[0]));
+    let ratio = |a: usize, b: usize| median(sockets.iter().map(|row: &[f64; 5]| row[a] / row[b]));
+    let added = |a: usize, b: usize| median(without.iter().map(|row: &[f64; 5]| row[a] - row[b]));
+    let pairs = [(1, 0), (2, 0), (3, 0), (4, 0), (3, 4)];
+    let mut figures = [0.0; 10];
+    for (at, (a, b)) in pairs.into_iter().enumerate() {
+        figures[2 * at] = ratio(a, b);
+        figures[2 * at + 1] = added(a, b);
+    }
+    (median(sockets.iter().map(|row| row[0])) / 1e3, figures)
+}
+
+/// The mean, and how far from it one standard error is.
+fn mean(of: &[f64]) -> (f64, f64) {
+    let n = of.len() as f64;
+    let mean = of.iter().sum::<f64>() / n;
+    let spread = of.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (mean, (spread / n).sqrt())
+}
+
+fn main() {
+    if std::env::args().any(|arg| arg == ONE) {
+        let (alone, figures) = one_process();
+        println!("{alone} {}", figures.map(|figure| figure.to_string()).join(" "));
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let processes: Vec<Vec<f64>> = (0..PROCESSES)
+        .map(|nth| {
+            // A copy for each: all processes of one file share the pages that its code lies in.
+            let copy = dir.path().join(nth.to_string());
+            std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+            let out = std::process::Command::new(copy).arg(ONE).output().unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            let text = String::from_utf8(out.stdout).unwrap();
+            text.split_whitespace()
+                .map(|figure| figure.parse().unwrap())
+                .collect()
+        })
+        .collect();
+    let column = |at: usize| processes.iter().map(|row| row[at]).collect::<Vec<_>>();
+    let alone = median(column(0).into_iter());
     println!(
         "\n| on a trivial axum handler ({alone:.1} µs a request) | over sockets | without |\n|---|---|---|"
     );
-    for (what, which) in [
-        ("the layer around the router", 1),
-        ("the layer on the router", 2),
-        ("a layer on the router that does nothing", 3),
-    ] {
-        println!("| {what} | {:.4} × | + {:.0} ns |", ratio(which), added(which));
+    for (at, what) in SERVICES.iter().enumerate() {
+        let (ratio, error) = mean(&column(1 + 2 * at));
+        let (added, _) = mean(&column(2 + 2 * at));
+        let percent = 100.0 * (ratio - 1.0);
+        println!(
+            "| {what} | {percent:+.2} ± {:.2} % | {added:+.0} ns |",
+            100.0 * error
+        );
     }
 }

@@ -48,8 +48,9 @@ impl CountLayer {
     }
 
     fn at(gate: Gate, meter: Option<&'static Arc<Meter>>) -> CountLayer {
-        let at = Box::leak(Box::new(At { gate, meter }));
-        CountLayer { at: InFlight(at) }
+        CountLayer {
+            at: InFlight { gate, meter },
+        }
     }
 }
 
@@ -80,8 +81,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let unit = admitted(self.at.0.gate, &request);
-        let ticket = match self.at.0.meter {
+        let unit = admitted(self.at.gate, &request);
+        let ticket = match self.at.meter {
             Some(meter) => Ticket::told(unit, meter),
             None => Ticket::of(unit),
         };
@@ -94,12 +95,19 @@ where
     }
 }
 
+#[inline(always)]
 fn admitted<B>(gate: Gate, request: &Request<B>) -> Unit {
     #[cfg(feature = "axum")]
-    if let Some(route) = request.extensions().get::<axum::extract::MatchedPath>() {
-        return named(gate.admit(), request.method(), route.as_str());
-    }
-    named(gate.admit(), request.method(), request.uri().path())
+    let route = request.extensions().get::<axum::extract::MatchedPath>();
+    #[cfg(feature = "axum")]
+    let route = route.map(|route| route.as_str());
+    #[cfg(not(feature = "axum"))]
+    let route = None;
+    named(
+        gate.admit(),
+        request.method(),
+        route.unwrap_or_else(|| request.uri().path()),
+    )
 }
 
 pin_project! {
@@ -139,12 +147,14 @@ thread_local! {
 struct Here(Option<InFlight>);
 
 impl Here {
+    #[inline(always)]
     fn at(at: InFlight) -> Here {
         Here(CURRENT.replace(Some(at)))
     }
 }
 
 impl Drop for Here {
+    #[inline(always)]
     fn drop(&mut self) {
         CURRENT.set(self.0);
     }
@@ -167,11 +177,7 @@ impl Drop for Here {
 /// # let _: Router = Router::new().route("/orders", post(order));
 /// ```
 #[derive(Clone, Copy, Debug)]
-pub struct InFlight(&'static At);
-
-/// Where requests are counted: a reference to it costs every request less than a clone.
-#[derive(Debug)]
-struct At {
+pub struct InFlight {
     gate: Gate,
     meter: Option<&'static Arc<Meter>>,
 }
@@ -186,7 +192,7 @@ impl InFlight {
     /// A unit for work that this request starts. Take it while the request runs, so that the count is at no moment
     /// without either.
     pub fn child(&self) -> Unit {
-        self.0.gate.admit()
+        self.gate.admit()
     }
 
     /// Counts a connection that this request upgrades, until the guard is dropped: take it in the handler and move
@@ -195,9 +201,9 @@ impl InFlight {
     pub fn upgraded(&self, name: impl Into<Cow<'static, str>>) -> OpenConnection {
         let (name, since) = (name.into(), Instant::now());
         OpenConnection {
-            _guard: match self.0.meter {
+            _guard: match self.meter {
                 Some(meter) => Guard::Apart(meter.upgraded(Running { name, since })),
-                None => Guard::InFlight(self.0.gate.admit().named(name, since)),
+                None => Guard::InFlight(self.gate.admit().named(name, since)),
             },
         }
     }

@@ -112,7 +112,7 @@ async fn status_names_the_route_and_not_the_query() {
     let mut asked = Box::pin(router.oneshot(ask(&long)));
     assert!(asked.as_mut().now_or_never().is_none());
     assert!(names(gate)[0].starts_with("GET /%C3%BC"));
-    assert!(names(gate)[0].len() <= 96);
+    assert!(names(gate)[0].len() <= 112);
     assert!(app.running() == 0);
 }
 
