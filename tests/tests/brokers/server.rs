@@ -1,7 +1,9 @@
 //! Somebody else's server as a child process.
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -16,11 +18,14 @@ pub(crate) struct Server {
 }
 
 /// A port that nobody listens on now. Below those that the system gives to whoever asks for any: a server that takes
-/// seconds to start, or is started again, must not find its port with somebody else's connection.
+/// seconds to start, or is started again, must not find its port with somebody else's connection. And never one twice:
+/// until such a server has it, it looks free to other tests as well.
 pub(crate) fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = fastrand::u16(10_000..32_000);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if free && GIVEN.lock().unwrap().insert(port) {
             return port;
         }
     }
