@@ -36,13 +36,13 @@ pub struct CountLayer {
 }
 
 impl CountLayer {
-    /// Counts at a gate of your own. As with the gate, its memory is never freed: make it once.
+    /// Counts at a gate of your own.
     pub fn new(gate: Gate) -> CountLayer {
         CountLayer::at(gate, None)
     }
 
     /// Counts at a gate on the board: requests that are over count as its events too, and upgraded connections
-    /// apart from what is in flight.
+    /// apart from what is in flight. A few bytes of it are never freed, as of the gate: make it once.
     pub fn of(member: &Member) -> CountLayer {
         CountLayer::at(member.gate(), Some(kept(member)))
     }
