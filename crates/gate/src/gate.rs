@@ -1,17 +1,14 @@
 //! Gates, and the three ways past one: a [`Lane`] for a worker's loop, a [`Unit`] for work that travels, and
 //! [`GatedExt::gated`](crate::GatedExt::gated) for streams.
-use crate::names::{NOWHERE, Names};
+use crate::names::{At, Epoch, NOWHERE, Names, Takes};
 use crate::protocol::{Core, Entry, Full, OPEN, PAUSING, Slot};
+use crate::shard::{OWN, SHARDS, shard};
 use event_listener::Event;
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
-
-/// Enough that threads rarely meet, few enough that summing them stays cheap.
-const SHARDS: usize = 8;
 
 /// Whether work may pass, and whether that is proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +53,7 @@ pub struct Running {
 pub struct Gate(&'static Inner);
 
 struct Inner {
-    core: Core<Full, Names, SHARDS>,
+    core: Core<Full, Names, Epoch, SHARDS>,
     name: Arc<str>,
     opened: Event,
     closed: Event,
@@ -128,11 +125,8 @@ impl Gate {
     #[inline]
     pub fn try_enter(self) -> Option<Unit> {
         let shard = shard();
-        self.passed(self.0.core.unit_enter(shard as usize)).then(|| Unit {
-            gate: self,
-            shard,
-            named: NOWHERE,
-        })
+        self.passed(self.0.core.unit_enter(shard))
+            .then(|| Unit::of(self, shard))
     }
 
     /// Passes the gate, waiting while it is closed. Those who wait are counted as `waiting`, not in flight.
@@ -153,12 +147,12 @@ impl Gate {
     #[inline]
     pub fn admit(self) -> Unit {
         let shard = shard();
-        self.0.core.unit_admit(shard as usize);
-        Unit {
-            gate: self,
-            shard,
-            named: NOWHERE,
+        let core = &self.0.core;
+        match shard < OWN {
+            true => core.unit_admit_own(shard),
+            false => core.unit_admit(shard),
         }
+        Unit::of(self, shard)
     }
 
     /// Resolves when the gate is open. It may have closed again by the time the caller runs: enter to be sure.
@@ -209,10 +203,17 @@ impl Gate {
         }
     }
 
+    /// Units that have ended as events ([`Unit::as_event`]), since the gate was made.
+    pub fn events(self) -> u64 {
+        self.0.core.done()
+    }
+
     /// The named units that are still running, oldest first.
     pub fn running(self) -> Vec<Running> {
-        let shards = (0..SHARDS).map(|shard| self.0.core.beside(shard));
-        let mut all: Vec<Running> = shards.flat_map(Names::running).collect();
+        let epoch = self.0.core.beside_word();
+        let mut all: Vec<Running> = (0..SHARDS)
+            .flat_map(|shard| self.0.core.beside(shard).running(epoch))
+            .collect();
         all.sort_by_key(|r| r.since);
         all
     }
@@ -239,25 +240,6 @@ impl fmt::Debug for Gate {
             .field("sight", &self.sight())
             .finish()
     }
-}
-
-#[inline(always)]
-fn shard() -> u32 {
-    thread_local!(static MINE: Cell<u32> = const { Cell::new(u32::MAX) });
-    match MINE.get() {
-        u32::MAX => {
-            let next = next_shard();
-            MINE.set(next);
-            next
-        }
-        mine => mine,
-    }
-}
-
-#[cold]
-fn next_shard() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    NEXT.fetch_add(1, Relaxed) % SHARDS as u32
 }
 
 struct Waiting(Gate);
@@ -446,12 +428,49 @@ impl Drop for Run<'_> {
 #[must_use = "dropping it says that the work is done"]
 pub struct Unit {
     gate: Gate,
-    shard: u32,
-    /// Where the shard's names say that it runs.
-    named: u32,
+    tag: Tag,
+}
+
+/// Which shard counts a unit, whether as an event, and where the shard's names say that it runs. One word, so that a unit
+/// is two and goes from hand to hand in registers: more are moved through memory, and what has just been written there in
+/// pieces and is read as a whole has to be waited for.
+#[derive(Clone, Copy)]
+struct Tag(u64);
+
+impl Tag {
+    const EVENT: u64 = 1 << 8;
+    const AT: u32 = 32;
+
+    #[inline(always)]
+    fn of(shard: usize) -> Tag {
+        Tag(u64::from(NOWHERE) << Tag::AT | shard as u64)
+    }
+
+    #[inline(always)]
+    fn shard(self) -> usize {
+        usize::from(self.0 as u8)
+    }
+
+    #[inline(always)]
+    fn at(self) -> At {
+        (self.0 >> Tag::AT) as At
+    }
+
+    #[inline(always)]
+    fn set_at(&mut self, at: At) {
+        self.0 = u64::from(at) << Tag::AT | u64::from(self.0 as u32);
+    }
 }
 
 impl Unit {
+    #[inline(always)]
+    fn of(gate: Gate, shard: usize) -> Unit {
+        Unit {
+            gate,
+            tag: Tag::of(shard),
+        }
+    }
+
     /// The gate that was passed.
     pub fn gate(&self) -> Gate {
         self.gate
@@ -459,12 +478,15 @@ impl Unit {
 
     /// A unit for work that this work starts. It never asks the gate: what descends from admitted work may finish.
     pub fn child(&self) -> Unit {
-        self.gate.0.core.unit_admit(self.shard as usize);
-        Unit {
-            gate: self.gate,
-            shard: self.shard,
-            named: NOWHERE,
-        }
+        self.gate.admit()
+    }
+
+    /// Has it counted among the gate's [`events`](Gate::events) when it ends: a request, where what it starts beside itself is
+    /// work and no event.
+    #[inline(always)]
+    pub fn as_event(mut self) -> Unit {
+        self.tag.0 |= Tag::EVENT;
+        self
     }
 
     /// Gives the unit a name and a start, so that status and drain can say what still runs. The name is copied,
@@ -479,15 +501,21 @@ impl Unit {
     // Always, so that a part that the compiler knows is written as it stands and not copied.
     #[inline(always)]
     pub fn named_by(mut self, parts: &[&str], since: Instant) -> Unit {
-        let names = self.names();
-        let before = std::mem::replace(&mut self.named, names.run(parts, since));
-        names.end(before);
+        let since = self.gate.0.core.beside_word().count(since);
+        let takes = match self.tag.shard() {
+            common if common >= OWN => Takes::Common,
+            // It may have been admitted on another thread.
+            own if own == shard() => Takes::Own,
+            _ => Takes::Not,
+        };
+        let at = self.names().run(self.tag.at(), takes, parts, since);
+        self.tag.set_at(at);
         self
     }
 
     #[inline(always)]
     fn names(&self) -> &'static Names {
-        self.gate.0.core.beside(self.shard as usize)
+        self.gate.0.core.beside(self.tag.shard())
     }
 }
 
@@ -495,8 +523,13 @@ impl Drop for Unit {
     #[inline]
     fn drop(&mut self) {
         // Before it is counted down: what is not in flight any more is not listed either.
-        self.names().end(self.named);
-        if self.gate.0.core.unit_exit(self.shard as usize) {
+        self.names().end(self.tag.at());
+        let (core, shard) = (&self.gate.0.core, self.tag.shard());
+        let proved = match self.tag.0 & Tag::EVENT {
+            0 => core.unit_exit(shard),
+            _ => core.unit_done(shard),
+        };
+        if proved {
             self.gate.tell_proof();
         }
     }

@@ -175,7 +175,8 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Counts events whose effect is done.
+    /// Counts events whose effect is done, beside those that the gate counts itself
+    /// ([`Unit::as_event`](crate::Unit::as_event)).
     pub fn add_events(&self, count: u64) {
         self.events.fetch_add(count, Relaxed);
     }
@@ -884,7 +885,7 @@ impl Entry {
                 .iter()
                 .map(|(c, h)| (c.clone(), h.clone()))
                 .collect(),
-            events: self.meter.events.load(Relaxed),
+            events: self.meter.events.load(Relaxed) + gate.events(),
             dead_letters: self.meter.dead_letters.load(Relaxed),
             upgraded: self.meter.upgraded.load(Relaxed),
             running,

@@ -27,6 +27,7 @@ mod journal;
 mod names;
 mod place;
 mod protocol;
+mod shard;
 mod status;
 mod sync;
 mod unit_of_work;

@@ -6,35 +6,55 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-/// The place of a unit without a name.
-pub(crate) const NOWHERE: u32 = u32::MAX;
+/// Where a unit runs by its shard's names: a number of [`More`], or one of these.
+pub(crate) type At = u32;
+/// It has no name.
+pub(crate) const NOWHERE: At = u32::MAX;
+/// The first place.
+const FIRST: At = 0;
+
+/// Whose the first place of a shard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// The calling thread's alone: it need only look whether the place is free.
+    Own,
+    /// Any thread's.
+    Common,
+    /// Another thread's alone.
+    Not,
+}
 
 /// The named units of one shard, in the order of use.
 #[repr(C)]
 #[derive(Default)]
 pub(crate) struct Names {
-    /// What times are counted from, since a place has room for a number only.
-    epoch: OnceLock<Instant>,
-    /// Number 0. On the cache line of the shard's counters, where a unit is anyway.
+    /// On the cache line of the shard's counters, where a unit is anyway.
     first: Place,
     /// For when the first is taken.
     more: OnceLock<Box<More>>,
 }
 
 impl Names {
-    /// Says what runs; the number of its place.
+    /// Says what runs that was without a name or had another; its place from now on.
     #[inline(always)]
-    pub(crate) fn run(&self, parts: &[&str], since: Instant) -> u32 {
-        let since = self.count(since);
-        if self.first.take() {
+    pub(crate) fn run(&self, before: At, takes: Takes, parts: &[&str], since: u64) -> At {
+        let first = match takes {
+            Takes::Own => self.first.is_free(),
+            Takes::Common => self.first.take(),
+            Takes::Not => false,
+        };
+        let at = if first {
             self.first.run(parts, since);
-            return 0;
-        }
-        self.run_more(parts, since)
+            FIRST
+        } else {
+            self.run_more(parts, since)
+        };
+        self.end(before);
+        at
     }
 
     #[cold]
-    fn run_more(&self, parts: &[&str], since: u64) -> u32 {
+    fn run_more(&self, parts: &[&str], since: u64) -> At {
         let Some((at, place)) = self.more.get_or_init(Default::default).take() else {
             return NOWHERE;
         };
@@ -44,34 +64,41 @@ impl Names {
 
     /// What runs at this place runs no longer.
     #[inline(always)]
-    pub(crate) fn end(&self, at: u32) {
+    pub(crate) fn end(&self, at: At) {
         match at {
-            0 => self.first.end(),
+            FIRST => self.first.end(),
             NOWHERE => {}
             _ => self.end_more(at),
         }
     }
 
     #[cold]
-    fn end_more(&self, at: u32) {
+    fn end_more(&self, at: At) {
         if let Some(more) = self.more.get() {
             more.end(at);
         }
     }
 
     /// In no order.
-    pub(crate) fn running(&self) -> impl Iterator<Item = Running> {
+    pub(crate) fn running(&self, epoch: &Epoch) -> impl Iterator<Item = Running> {
         let more = self.more.get().into_iter().flat_map(|more| more.places());
         let all = std::iter::once(&self.first).chain(more);
         all.filter_map(Place::read).map(|(name, since)| Running {
             name: name.into(),
-            since: self.instant(since),
+            since: epoch.instant(since),
         })
     }
+}
 
+/// What times are counted from, since a place has room for a number only: the first that was heard of.
+#[derive(Default)]
+pub(crate) struct Epoch(OnceLock<Instant>);
+
+impl Epoch {
+    /// Nanoseconds, fewer than none before it.
     #[inline(always)]
-    fn count(&self, since: Instant) -> u64 {
-        let epoch = *self.epoch.get_or_init(|| since);
+    pub(crate) fn count(&self, since: Instant) -> u64 {
+        let epoch = *self.0.get_or_init(|| since);
         let count = match since.checked_duration_since(epoch) {
             Some(after) => after.as_nanos() as i64,
             None => -(epoch.duration_since(since).as_nanos() as i64),
@@ -81,10 +108,7 @@ impl Names {
 
     fn instant(&self, count: u64) -> Instant {
         let count = count as i64;
-        let epoch = *self
-            .epoch
-            .get()
-            .expect("what is counted was counted from somewhere");
+        let epoch = *self.0.get().expect("what is counted was counted from somewhere");
         let distance = Duration::from_nanos(count.unsigned_abs());
         if count < 0 {
             epoch - distance
@@ -106,28 +130,28 @@ struct More {
     spare: AtomicU32,
     blocks: [OnceLock<Box<[Place]>>; BLOCKS],
     /// Places that were free when somebody looked. They may have been taken as spare since.
-    free: Mutex<Vec<u32>>,
+    free: Mutex<Vec<At>>,
 }
 
 impl More {
-    fn take(&self) -> Option<(u32, &Place)> {
+    fn take(&self) -> Option<(At, &Place)> {
         let spare = self.spare.load(Relaxed);
         self.taken(spare).or_else(|| self.find())
     }
 
-    fn end(&self, at: u32) {
+    fn end(&self, at: At) {
         if let Some(place) = self.at(at) {
             place.end();
             self.spare.store(at, Relaxed);
         }
     }
 
-    fn taken(&self, at: u32) -> Option<(u32, &Place)> {
+    fn taken(&self, at: At) -> Option<(At, &Place)> {
         self.at(at).filter(|place| place.take()).map(|place| (at, place))
     }
 
     /// Their numbers begin with 1.
-    fn at(&self, at: u32) -> Option<&Place> {
+    fn at(&self, at: At) -> Option<&Place> {
         let nth = at.checked_sub(1)?;
         let block = (nth / BLOCK + 1).ilog2();
         let before = BLOCK * ((1 << block) - 1);
@@ -142,7 +166,7 @@ impl More {
     }
 
     #[cold]
-    fn find(&self) -> Option<(u32, &Place)> {
+    fn find(&self) -> Option<(At, &Place)> {
         // Nothing inside the lock can panic half way, so a poisoned list is still a whole one.
         let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         loop {

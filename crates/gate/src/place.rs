@@ -1,6 +1,7 @@
 //! A place for one name: written by whoever took it, read by anybody at any moment, without a lock.
 //!
-//! A place is taken by one exchange of its state and given back by one store. In between nobody else writes it. A reader
+//! A place is taken by one exchange of its state, or, where only one thread ever takes it, by finding it free; it is given
+//! back by one store. In between nobody else writes it. A reader
 //! copies it and looks at the state again: the same state means that what it copied belongs together. The state counts
 //! uses, so a place that was given back and taken again meanwhile is not mistaken for the old one.
 //!
@@ -87,20 +88,26 @@ impl<B: Barriers> Place<B> {
     #[inline(always)]
     fn write(&self, parts: &[&str]) -> u64 {
         let mut end = 0;
-        for part in parts {
-            let part = part.as_bytes();
-            let (whole, rest) = part.as_chunks();
-            for (word, bytes) in self.text[end..].iter().zip(whole) {
-                word.store(u64::from_le_bytes(*bytes), Relaxed);
+        let mut put = |word: u64| {
+            if let Some(at) = self.text.get(end) {
+                at.store(word, Relaxed);
+                end += 1;
             }
-            end = (end + whole.len()).min(WORDS);
-            if !rest.is_empty() && end < WORDS {
-                let last = match part.last_chunk() {
+            end < WORDS
+        };
+        for part in parts {
+            let (part, mut rest) = (part.as_bytes(), part.as_bytes());
+            // With two ways out, so that no compiler unrolls it: names are short, and the code is cold when it is come to.
+            while let Some((whole, after)) = rest.split_first_chunk()
+                && put(u64::from_le_bytes(*whole))
+            {
+                rest = after;
+            }
+            if (1..8).contains(&rest.len()) {
+                put(match part.last_chunk() {
                     Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
                     None => rest.iter().rfold(0, |word, byte| word << 8 | u64::from(*byte)),
-                };
-                self.text[end].store(last, Relaxed);
-                end += 1;
+                });
             }
         }
         end as u64

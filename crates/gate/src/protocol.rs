@@ -55,21 +55,26 @@ pub(crate) struct Slot {
 struct Shard<P> {
     entered: AtomicU64,
     exited: AtomicU64,
+    /// Those that exited as events, counted here instead: to know how many there were costs nothing more.
+    done: AtomicU64,
     /// What the owner wants to find on the same cache line.
     beside: P,
 }
 
-pub(crate) struct Core<F: Fences = Full, P = (), const SHARDS: usize = 1> {
+pub(crate) struct Core<F: Fences = Full, P = (), W = (), const SHARDS: usize = 1> {
     word: AtomicU64,
+    /// What the owner wants to find on the same cache line.
+    beside_word: W,
     shards: [Shard<P>; SHARDS],
     lanes: Mutex<Vec<Arc<Slot>>>,
     fences: std::marker::PhantomData<fn() -> F>,
 }
 
-impl<F: Fences, P: Default, const SHARDS: usize> Core<F, P, SHARDS> {
+impl<F: Fences, P: Default, W: Default, const SHARDS: usize> Core<F, P, W, SHARDS> {
     pub(crate) fn new() -> Self {
         Core {
             word: AtomicU64::new(OPEN),
+            beside_word: W::default(),
             shards: std::array::from_fn(|_| Shard::default()),
             lanes: Mutex::new(Vec::new()),
             fences: std::marker::PhantomData,
@@ -79,6 +84,11 @@ impl<F: Fences, P: Default, const SHARDS: usize> Core<F, P, SHARDS> {
     #[inline(always)]
     pub(crate) fn beside(&self, shard: usize) -> &P {
         &self.shards[shard].beside
+    }
+
+    #[inline(always)]
+    pub(crate) fn beside_word(&self) -> &W {
+        &self.beside_word
     }
 
     pub(crate) fn register(&self) -> Arc<Slot> {
@@ -138,7 +148,7 @@ impl<F: Fences, P: Default, const SHARDS: usize> Core<F, P, SHARDS> {
         if self.closed() {
             return Entry::Shut;
         }
-        self.shards[shard].entered.fetch_add(1, SeqCst);
+        self.unit_admit(shard);
         if F::ENTER && LOOM {
             fence(SeqCst);
         }
@@ -159,11 +169,32 @@ impl<F: Fences, P: Default, const SHARDS: usize> Core<F, P, SHARDS> {
         self.shards[shard].entered.fetch_add(1, SeqCst);
     }
 
+    /// The same on a shard that nobody else enters at the same time, without a lock. It may be seen a little later by
+    /// others, but before anything that the caller does after it: whoever sees that the work it descends from has exited
+    /// sees it too.
+    #[inline(always)]
+    pub(crate) fn unit_admit_own(&self, shard: usize) {
+        let entered = &self.shards[shard].entered;
+        entered.store(entered.load(Relaxed) + 1, Release);
+    }
+
     /// True if this exit proved the pause: the caller tells whoever waits.
     #[inline(always)]
     #[must_use]
     pub(crate) fn unit_exit(&self, shard: usize) -> bool {
-        self.shards[shard].exited.fetch_add(1, SeqCst);
+        self.exit(&self.shards[shard].exited)
+    }
+
+    /// The same for one that is an event, of which the effect is done.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn unit_done(&self, shard: usize) -> bool {
+        self.exit(&self.shards[shard].done)
+    }
+
+    #[inline(always)]
+    fn exit(&self, count: &AtomicU64) -> bool {
+        count.fetch_add(1, SeqCst);
         if F::EXIT && LOOM {
             fence(SeqCst);
         }
@@ -196,6 +227,7 @@ impl<F: Fences, P: Default, const SHARDS: usize> Core<F, P, SHARDS> {
     pub(crate) fn count(&self) -> u64 {
         let sum =
             |of: fn(&Shard<P>) -> &AtomicU64| self.shards.iter().map(|s| of(s).load(SeqCst)).sum::<u64>();
+        let exited = || sum(|s| &s.exited) + sum(|s| &s.done);
         let lanes = || {
             self.lanes()
                 .iter()
@@ -203,16 +235,21 @@ impl<F: Fences, P: Default, const SHARDS: usize> Core<F, P, SHARDS> {
                 .sum::<u64>()
         };
         if F::EXITS_FIRST {
-            let exited = sum(|s| &s.exited);
+            let exited = exited();
             let busy = lanes();
             let entered = sum(|s| &s.entered);
             entered + busy - exited
         } else {
             let entered = sum(|s| &s.entered);
             let busy = lanes();
-            let exited = sum(|s| &s.exited);
+            let exited = exited();
             (entered + busy).saturating_sub(exited)
         }
+    }
+
+    /// How many exited as events.
+    pub(crate) fn done(&self) -> u64 {
+        self.shards.iter().map(|s| s.done.load(Relaxed)).sum()
     }
 
     /// Closes an open gate. One caller at a time (the keeper). True if the pause is proven at once.

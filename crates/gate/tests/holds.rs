@@ -790,14 +790,17 @@ fn names_that_come_and_go_on_many_threads_are_never_mixed() {
     let (gate, _keeper) = Gate::new("crowd");
     let start = Instant::now();
     let stop = AtomicBool::new(false);
+    let text_of = |nth: u64| {
+        char::from(b'a' + nth as u8)
+            .to_string()
+            .repeat(10 + 8 * (nth as usize % 12))
+    };
     std::thread::scope(|s| {
-        // More than there are shards, so that some meet on one.
-        for nth in 0..12u64 {
+        // More than there are shards for, so that some meet on one.
+        for nth in 0..24u64 {
             let (stop, since) = (&stop, start + Duration::from_secs(nth));
             s.spawn(move || {
-                let text = char::from(b'a' + nth as u8)
-                    .to_string()
-                    .repeat(10 + 8 * nth as usize);
+                let text = text_of(nth);
                 let mut kept = VecDeque::new();
                 while !stop.load(SeqCst) {
                     kept.push_back(gate.admit().named_by(&[&text], since));
@@ -811,15 +814,54 @@ fn names_that_come_and_go_on_many_threads_are_never_mixed() {
         for _ in 0..2_000 {
             for unit in gate.running() {
                 let nth = unit.since.duration_since(start).as_secs();
-                let text = char::from(b'a' + nth as u8)
-                    .to_string()
-                    .repeat(10 + 8 * nth as usize);
-                assert_eq!(unit.name, text);
+                assert_eq!(unit.name, text_of(nth));
             }
             std::thread::yield_now();
         }
         stop.store(true, SeqCst);
     });
+    assert_eq!((gate.running(), gate.sight().in_flight), (vec![], 0));
+}
+
+/// Each thread that ends leaves its shard to one that begins, while units that it counted there are still in flight.
+#[test]
+fn what_threads_count_that_come_and_go_is_exact() {
+    const THREADS: u64 = 24;
+    const UNITS: u64 = 100;
+    let (gate, _keeper) = Gate::new("generations");
+    let start = Instant::now();
+    let mut left = Vec::new();
+    for generation in 1..=50u64 {
+        let (send, units) = std::sync::mpsc::channel();
+        std::thread::scope(|s| {
+            for _ in 0..THREADS {
+                let send = send.clone();
+                s.spawn(move || {
+                    for nth in 0..UNITS {
+                        let unit = match nth % 3 {
+                            0 => gate.admit(),
+                            1 => gate.admit().child().named("child", start),
+                            _ => gate.try_enter().unwrap().named("entered", start),
+                        };
+                        // Every other ends here, the rest somewhere else and later.
+                        let unit = if nth % 4 < 2 { unit.as_event() } else { unit };
+                        if nth % 2 == 0 {
+                            send.send(unit).unwrap();
+                        }
+                    }
+                });
+            }
+            drop(send);
+            // Those of the generation before, while this one counts.
+            left.clear();
+            left.extend(units);
+        });
+        assert_eq!(gate.sight().in_flight, THREADS * UNITS / 2);
+        // Half of those that ended here are events, and of those that were left, all but the last generation's.
+        let ended = generation * THREADS * UNITS / 4 + (generation - 1) * THREADS * UNITS / 4;
+        assert_eq!(gate.events(), ended);
+    }
+    left.clear();
     assert_eq!((gate.running(), gate.sight().in_flight), (vec![], 0));
 }
 

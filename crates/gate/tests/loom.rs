@@ -64,6 +64,7 @@ impl Barriers for NoUses {
 const RACE: &str = "Causality violation";
 const FOREVER: &str = "pausing for ever";
 const TOLD: &str = "proofs told";
+const LOST: &str = "units lost from the count";
 const STALE: &str = "a stale paused";
 const MIXED: &str = "parts of two names";
 
@@ -107,13 +108,13 @@ fn fails(model: impl Fn() + Sync + Send + 'static, reason: &str) {
     }
 }
 
-fn phase<F: Fences, const SHARDS: usize>(core: &Core<F, (), SHARDS>) -> u64 {
+fn phase<F: Fences, const SHARDS: usize>(core: &Core<F, (), (), SHARDS>) -> u64 {
     core.read().0
 }
 
 /// A lane runs while the keeper closes. Whoever proves the pause may touch what moves: nobody else does any more.
 fn lane_against_close<F: Fences>() {
-    let core = Arc::new(Core::<F, (), 1>::new());
+    let core = Arc::new(Core::<F, (), (), 1>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     let lane = thread::spawn({
@@ -135,7 +136,7 @@ fn lane_against_close<F: Fences>() {
 
 /// The same for a unit.
 fn unit_against_close<F: Fences>() {
-    let core = Arc::new(Core::<F, (), 1>::new());
+    let core = Arc::new(Core::<F, (), (), 1>::new());
     let moved = Arc::new(Moved::default());
     let unit = thread::spawn({
         let (core, moved) = (core.clone(), moved.clone());
@@ -156,7 +157,7 @@ fn unit_against_close<F: Fences>() {
 
 /// Somebody who only looks sees `paused`: nothing moves from there on.
 fn paused_as_a_reader_sees_it<F: Fences>() {
-    let core = Arc::new(Core::<F, (), 1>::new());
+    let core = Arc::new(Core::<F, (), (), 1>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     let lane = thread::spawn({
@@ -185,7 +186,7 @@ fn paused_as_a_reader_sees_it<F: Fences>() {
 
 /// A lane that was running when the keeper closed: one of the two must find that nothing runs any more.
 fn lane_leaves_a_closing_gate<F: Fences>() {
-    let core = Arc::new(Core::<F, (), 1>::new());
+    let core = Arc::new(Core::<F, (), (), 1>::new());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
     let lane = thread::spawn({
@@ -200,7 +201,7 @@ fn lane_leaves_a_closing_gate<F: Fences>() {
 
 /// Two units on two shards: the last of them must see that it is the last.
 fn units_leave_a_closing_gate<F: Fences>() {
-    let core = Arc::new(Core::<F, (), 2>::new());
+    let core = Arc::new(Core::<F, (), (), 2>::new());
     assert_eq!(core.unit_enter(0), Entry::In);
     assert_eq!(core.unit_enter(1), Entry::In);
     assert!(!core.close());
@@ -217,7 +218,7 @@ fn units_leave_a_closing_gate<F: Fences>() {
 /// A lane of which the gate is being closed while it enters. `heeds` is false in the twin that forgets to tell of
 /// the proof when its entry was turned away.
 fn proof_while_entering(heeds: bool, enter: fn(&Core, &protocol::Slot) -> Entry, exit: Exit) {
-    let core = Arc::new(Core::<Full, (), 1>::new());
+    let core = Arc::new(Core::<Full, (), (), 1>::new());
     let slot = core.register();
     let entering = thread::spawn({
         let core = core.clone();
@@ -237,21 +238,21 @@ const LANE: (fn(&Core, &protocol::Slot) -> Entry, Exit) = (|c, s| c.lane_enter(s
 const UNIT: (fn(&Core, &protocol::Slot) -> Entry, Exit) = (|c, _| c.unit_enter(0), |c, _| c.unit_exit(0));
 
 /// Work goes from a lane to a unit, and from that to its child on another shard, while the keeper sums.
-fn hand_over<F: Fences>() {
-    let core = Arc::new(Core::<F, (), 2>::new());
+fn hand_over<F: Fences>(admit: fn(&Core<F, (), (), 2>, usize)) {
+    let core = Arc::new(Core::<F, (), (), 2>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
     let worker = thread::spawn({
         let (core, moved) = (core.clone(), moved.clone());
         move || {
-            core.unit_admit(0);
+            admit(&core, 0);
             let _ = core.lane_exit(&slot);
             moved.touch();
-            core.unit_admit(1);
+            admit(&core, 1);
             let _ = core.unit_exit(0);
             moved.touch();
-            let _ = core.unit_exit(1);
+            let _ = core.unit_done(1);
         }
     });
     if core.close() {
@@ -264,7 +265,7 @@ fn hand_over<F: Fences>() {
 /// A lane's worker goes away, and its slot with it, while the keeper sums. The twin takes the slot away while its
 /// run goes on, which a `Run` that borrows its `Lane` makes impossible.
 fn lane_goes_away<const IN_ORDER: bool>() {
-    let core = Arc::new(Core::<Full, (), 1>::new());
+    let core = Arc::new(Core::<Full, (), (), 1>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
@@ -288,9 +289,44 @@ fn lane_goes_away<const IN_ORDER: bool>() {
     assert_eq!(phase(&core), PAUSED, "{FOREVER}");
 }
 
+/// Two threads count on one shard. `enter` without a lock is for one of them only.
+fn two_on_one_shard(enter: fn(&Core, usize)) {
+    let core = Arc::new(Core::<Full, (), (), 1>::new());
+    let other = thread::spawn({
+        let core = core.clone();
+        move || enter(&core, 0)
+    });
+    enter(&core, 0);
+    other.join().unwrap();
+    assert_eq!(core.count(), 2, "{LOST}");
+}
+
+/// A thread counts on its own shard, what it counted exits elsewhere, and the next thread owns the shard.
+fn a_shard_changes_hands() {
+    let core = Arc::new(Core::<Full, (), (), 1>::new());
+    core.unit_admit_own(0);
+    let elsewhere = thread::spawn({
+        let core = core.clone();
+        move || {
+            let _ = core.unit_exit(0);
+        }
+    });
+    core.unit_admit_own(0);
+    let next = thread::spawn({
+        let core = core.clone();
+        move || {
+            core.unit_admit_own(0);
+            let _ = core.unit_done(0);
+        }
+    });
+    elsewhere.join().unwrap();
+    next.join().unwrap();
+    assert_eq!((core.count(), core.done()), (1, 1), "{LOST}");
+}
+
 /// The pause is lifted while the last one out is about to prove it.
 fn resume_against_proof<F: Fences>() {
-    let core = Arc::new(Core::<F, (), 1>::new());
+    let core = Arc::new(Core::<F, (), (), 1>::new());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
     let lane = thread::spawn({
@@ -309,7 +345,7 @@ fn resume_against_proof<F: Fences>() {
 /// The pause is lifted, other work passes, and the next pause begins: the proof of the first, late, must not be
 /// taken for the second's.
 fn second_pause_against_proof_of_the_first<F: Fences>() {
-    let core = Arc::new(Core::<F, (), 2>::new());
+    let core = Arc::new(Core::<F, (), (), 2>::new());
     assert_eq!(core.unit_enter(0), Entry::In);
     let first = thread::spawn({
         let core = core.clone();
@@ -340,11 +376,37 @@ fn names_against_a_reader<B: Barriers>() {
             place.run(&["other"], 2);
         }
     });
+    read_whole(&place);
+    writer.join().unwrap();
+    assert_eq!(place.read(), Some(("other".into(), 2)));
+}
+
+/// The same with a place that only one thread takes, which need but find it free, while another gives it back.
+fn names_of_one_thread_against_a_reader<B: Barriers>() {
+    let place = Arc::new(Place::<B>::default());
+    assert!(place.is_free());
+    place.run(&["first"], 1);
+    let writer = thread::spawn({
+        let place = place.clone();
+        move || {
+            if place.is_free() {
+                place.run(&["other"], 2);
+            }
+        }
+    });
+    let elsewhere = thread::spawn({
+        let place = place.clone();
+        move || place.end()
+    });
+    read_whole(&place);
+    writer.join().unwrap();
+    elsewhere.join().unwrap();
+}
+
+fn read_whole<B: Barriers>(place: &Place<B>) {
     if let Some((name, since)) = place.read() {
         assert_eq!(name == "first", since == 1, "{MIXED}: {name} {since}");
     }
-    writer.join().unwrap();
-    assert_eq!(place.read(), Some(("other".into(), 2)));
 }
 
 #[test]
@@ -353,6 +415,17 @@ fn a_name_is_read_whole_or_not_at_all() {
     fails(names_against_a_reader::<NoWrite>, MIXED);
     fails(names_against_a_reader::<NoRead>, MIXED);
     fails(names_against_a_reader::<NoUses>, MIXED);
+    holds(names_of_one_thread_against_a_reader::<place::Full>);
+    fails(names_of_one_thread_against_a_reader::<NoWrite>, MIXED);
+    fails(names_of_one_thread_against_a_reader::<NoRead>, MIXED);
+    fails(names_of_one_thread_against_a_reader::<NoUses>, MIXED);
+}
+
+#[test]
+fn what_a_thread_counts_on_its_own_shard_is_not_lost() {
+    holds(|| two_on_one_shard(Core::unit_admit));
+    fails(|| two_on_one_shard(Core::unit_admit_own), LOST);
+    holds(a_shard_changes_hands);
 }
 
 #[test]
@@ -397,8 +470,10 @@ fn a_proof_by_one_who_was_turned_away_is_told_once() {
 
 #[test]
 fn a_hand_over_is_never_missed() {
-    holds(hand_over::<Full>);
-    fails(hand_over::<EntriesFirst>, RACE);
+    holds(|| hand_over::<Full>(Core::unit_admit));
+    holds(|| hand_over::<Full>(Core::unit_admit_own));
+    fails(|| hand_over::<EntriesFirst>(Core::unit_admit), RACE);
+    fails(|| hand_over::<EntriesFirst>(Core::unit_admit_own), RACE);
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! What the counting layer costs a trivial axum handler: `cargo bench -p tidegate-http --bench layer`.
 //!
 //! All services take turns in one run, in an order that is drawn anew each time, over real sockets with client and server
-//! on one thread and a kept connection each. How one process lays out its memory and its code moves all its figures by
-//! more than what is measured, so there are many, and the error is that of the mean over them. The same service is in it
-//! twice: its ratio to itself is what the bench cannot tell from nothing. The same services without sockets, with warm
-//! caches, show the nanoseconds.
+//! on one thread and a kept connection each. Every service is a type of its own, so that none shares the code that serves
+//! its connection with another. The bare one is in it twice: a layer is compared with the mean of the two, and what they
+//! differ by is what the bench cannot tell from nothing. The same services without sockets, with warm caches, show the
+//! nanoseconds.
+//!
+//! Where memory happens to lie moves a figure by more than what is measured, so there are many processes, each from a copy
+//! of the program. Where code happens to lie does too, by a quarter of a percent each way, and that is the same in all of
+//! them: `tests/compare/layer.sh` links the program anew for each of many orders of its functions.
 //!
 //! axum puts whatever a layer on a router makes into boxes of its own, the service and the body of each answer. What
 //! that costs is shown by a layer that does nothing; a layer around the whole router goes without.
@@ -21,6 +25,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
+use std::task::{Context, Poll};
 use std::time::Instant;
 use tidegate_gate::Gate;
 use tidegate_http::{CountLayer, Limits, Listener, RequestBody};
@@ -33,8 +38,28 @@ const ROUNDS: usize = 10;
 const WARM_UP: usize = 2;
 const TURNS: usize = 40;
 const REQUESTS: usize = 30;
+/// Of each turn, not counted: whoever serves alone does not find its code and memory put out by four others.
+const AHEAD: usize = 10;
 /// Says to be one of the processes.
 const ONE: &str = "--one-process";
+
+/// A service as it is, and a type of its own.
+#[derive(Clone)]
+struct Own<S, const WHICH: usize>(S);
+
+impl<R, S: Service<R>, const WHICH: usize> Service<R> for Own<S, WHICH> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        self.0.call(request)
+    }
+}
 
 fn app() -> Router {
     Router::new().route("/orders/{id}", get(|| async { "an order" }))
@@ -62,8 +87,11 @@ where
 
 /// Nanoseconds for each of a run of requests, one after the other.
 async fn over_sockets(send: &mut SendRequest<Empty<Bytes>>) -> f64 {
-    let start = Instant::now();
-    for _ in 0..REQUESTS {
+    let mut start = Instant::now();
+    for nth in 0..AHEAD + REQUESTS {
+        if nth == AHEAD {
+            start = Instant::now();
+        }
         let request = Request::get("/orders/7")
             .header("host", "x")
             .body(Empty::new())
@@ -103,7 +131,7 @@ fn lower_quartile(mut of: Vec<f64>) -> f64 {
 }
 
 const SERVICES: [&str; 5] = [
-    "the same service once more",
+    "the bare service beside its double",
     "the layer around the router",
     "the layer on the router",
     "a layer on the router that does nothing",
@@ -117,20 +145,21 @@ type Figures = [f64; 2 * SERVICES.len()];
 async fn one_process() -> (f64, Figures) {
     let (gate, _keeper) = Gate::new("layer");
     let count = CountLayer::new(gate);
-    let plain = app();
-    let around = count.layer(app());
-    let on_router = app().layer(count.clone());
+    let plain = Own::<_, 0>(app());
+    let again = Own::<_, 1>(app());
+    let around = Own::<_, 2>(count.layer(app()));
+    let on_router = Own::<_, 3>(app().layer(count.clone()));
     // What axum asks for any layer on a router that touches the body.
-    let idle = app().layer(MapResponseLayer::new(|answer: Response<Body>| {
-        answer.map(|body| Limited::new(body, usize::MAX))
-    }));
+    let idle =
+        MapResponseLayer::new(|answer: Response<Body>| answer.map(|body| Limited::new(body, usize::MAX)));
+    let idle = Own::<_, 4>(app().layer(idle));
     let mut order = [0, 1, 2, 3, 4];
     let (mut sockets, mut without) = (vec![], vec![]);
     for _ in 0..ROUNDS {
         // Connections of their own in each round, since where their memory lies makes a difference too.
         let mut sends = [
             connected(plain.clone()).await,
-            connected(app()).await,
+            connected(again.clone()).await,
             connected(around.clone()).await,
             connected(on_router.clone()).await,
             connected(idle.clone()).await,
@@ -149,19 +178,29 @@ async fn one_process() -> (f64, Figures) {
         sockets.push(times.map(lower_quartile));
         without.push([
             in_process(&plain).await,
-            in_process(&app()).await,
+            in_process(&again).await,
             in_process(&around).await,
             in_process(&on_router).await,
             in_process(&idle).await,
         ]);
     }
-    let ratio = |a: usize, b: usize| median(sockets.iter().map(|row: &[f64; 5]| row[a] / row[b]));
-    let added = |a: usize, b: usize| median(without.iter().map(|row: &[f64; 5]| row[a] - row[b]));
-    let pairs = [(1, 0), (2, 0), (3, 0), (4, 0), (3, 4)];
+    type Row = [f64; 5];
+    let bare = |row: &Row| (row[0] + row[1]) / 2.0;
+    let pairs = |row: &Row| {
+        [
+            (row[1], row[0]),
+            (row[2], bare(row)),
+            (row[3], bare(row)),
+            (row[4], bare(row)),
+            (row[3], row[4]),
+        ]
+    };
     let mut figures = [0.0; 10];
-    for (at, (a, b)) in pairs.into_iter().enumerate() {
-        figures[2 * at] = ratio(a, b);
-        figures[2 * at + 1] = added(a, b);
+    for at in 0..SERVICES.len() {
+        let ratio = |row| pairs(row)[at].0 / pairs(row)[at].1;
+        let added = |row| pairs(row)[at].0 - pairs(row)[at].1;
+        figures[2 * at] = median(sockets.iter().map(ratio));
+        figures[2 * at + 1] = median(without.iter().map(added));
     }
     (median(sockets.iter().map(|row| row[0])) / 1e3, figures)
 }

@@ -1,5 +1,5 @@
 //! The tower layer that counts the requests of a Rust service.
-use crate::counted::{CountedBody, Ticket, kept, named};
+use crate::counted::{CountedBody, named};
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
@@ -28,7 +28,7 @@ use tidegate_gate::{Gate, Member, Meter, Running, Unit, Upgraded};
 /// ```
 ///
 /// Status and drain list a request by its method and route, `GET /orders/{id}`, where axum has matched one, else by
-/// its path without the query. Work that goes on after the answer, and connections that are upgraded, are counted
+/// its path without the query, and since when to within a tick of the kernel's clock (1 to 10 ms). Work that goes on after the answer, and connections that are upgraded, are counted
 /// by [`InFlight`].
 #[derive(Clone, Debug)]
 pub struct CountLayer {
@@ -44,7 +44,9 @@ impl CountLayer {
     /// Counts at a gate on the board: requests that are over count as its events too, and upgraded connections
     /// apart from what is in flight. A few bytes of it are never freed, as of the gate: make it once.
     pub fn of(member: &Member) -> CountLayer {
-        CountLayer::at(member.gate(), Some(kept(member)))
+        // For ever, as its gate: a clone of the `Arc` in every request would make all requests meet on one counter.
+        let meter = Box::leak(Box::new(member.meter().clone()));
+        CountLayer::at(member.gate(), Some(meter))
     }
 
     fn at(gate: Gate, meter: Option<&'static Arc<Meter>>) -> CountLayer {
@@ -81,30 +83,27 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let unit = admitted(self.at.gate, &request);
-        let ticket = match self.at.meter {
-            Some(meter) => Ticket::told(unit, meter),
-            None => Ticket::of(unit),
-        };
+        let unit = admitted(self.at, &request);
         let _here = Here::at(self.at);
         Counting {
             answer: self.inner.call(request),
-            ticket: Some(ticket),
-            at: self.at,
+            unit: Some(unit),
+            meter: self.at.meter,
         }
     }
 }
 
 #[inline(always)]
-fn admitted<B>(gate: Gate, request: &Request<B>) -> Unit {
+fn admitted<B>(at: InFlight, request: &Request<B>) -> Unit {
     #[cfg(feature = "axum")]
     let route = request.extensions().get::<axum::extract::MatchedPath>();
     #[cfg(feature = "axum")]
     let route = route.map(|route| route.as_str());
     #[cfg(not(feature = "axum"))]
     let route = None;
+    let unit = at.gate.admit();
     named(
-        gate.admit(),
+        if at.meter.is_some() { unit.as_event() } else { unit },
         request.method(),
         route.unwrap_or_else(|| request.uri().path()),
     )
@@ -116,8 +115,8 @@ pin_project! {
     pub struct Counting<F> {
         #[pin]
         answer: F,
-        ticket: Option<Ticket>,
-        at: InFlight,
+        unit: Option<Unit>,
+        meter: Option<&'static Arc<Meter>>,
     }
 }
 
@@ -129,11 +128,18 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let here = Here::at(*this.at);
+        let unit = this
+            .unit
+            .as_ref()
+            .expect("a future is not polled after it is ready");
+        let here = Here::at(InFlight {
+            gate: unit.gate(),
+            meter: *this.meter,
+        });
         let answer = ready!(this.answer.poll(cx));
         drop(here);
-        let ticket = this.ticket.take();
-        Poll::Ready(answer.map(|response| response.map(|body| CountedBody::new(body, ticket))))
+        let unit = this.unit.take();
+        Poll::Ready(answer.map(|response| response.map(|body| CountedBody::new(body, unit))))
     }
 }
 

@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod gate;
 mod layer;
 mod listener;
+mod moment;
 mod socket;
 mod tls;
 

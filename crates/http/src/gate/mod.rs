@@ -13,7 +13,7 @@ pub use config::{BadGate, GateConfig, OnHold, OnHoldUpgraded};
 pub use pool::AppBody;
 
 use crate::body::RequestBody;
-use crate::counted::{CountedBody, Ticket, kept, name_of, named};
+use crate::counted::{CountedBody, name_of, named};
 use crate::listener::Listener;
 use admission::{Admission, Refused};
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tidegate_gate::{Life, Member, Meter, Unit};
+use tidegate_gate::{Life, Member, Unit};
 use tokio_util::sync::CancellationToken;
 
 /// What the gate answers with: the app's body, or a sentence of its own.
@@ -45,7 +45,6 @@ pub struct HttpGate {
 
 struct Inner {
     member: Member,
-    meter: &'static Meter,
     admission: Admission,
     upstream: Upstream,
     tunnels: tunnel::Tunnels,
@@ -62,7 +61,6 @@ impl HttpGate {
                 upstream: Upstream::new(&config.upstream)?,
                 tunnels: tunnel::Tunnels::new(&member, config.on_hold_upgraded),
                 bypass: config.bypass.iter().map(|b| b.as_str().into()).collect(),
-                meter: kept(&member),
                 member,
             }),
         })
@@ -195,13 +193,13 @@ fn forward(
         // An upload may outlast its answer.
         request.body_mut().count(unit);
     }
-    let ticket = unit.map(|unit| Ticket::told(unit, inner.meter));
+    let unit = unit.map(Unit::as_event);
     let (request, client) = headers::outbound(request, &inner.upstream);
     let upgrade = client.map(|client| Box::new((client, name_of(request.method(), request.uri().path()))));
     Forwarding {
         sent: inner.upstream.send(request),
         inner,
-        ticket,
+        unit,
         upgrade,
     }
 }
@@ -211,7 +209,7 @@ pin_project! {
         #[pin]
         sent: S,
         inner: Arc<Inner>,
-        ticket: Option<Ticket>,
+        unit: Option<Unit>,
         // Our client's end, and what status calls it. In a box, as what is seldom there.
         upgrade: Option<Box<(OnUpgrade, String)>>,
     }
@@ -229,7 +227,7 @@ where
         Poll::Ready(Ok(answered(
             this.inner,
             sent,
-            this.ticket.take(),
+            this.unit.take(),
             this.upgrade.take(),
         )))
     }
@@ -238,29 +236,29 @@ where
 fn answered(
     inner: &Inner,
     sent: Result<Response<AppBody>, Failure>,
-    ticket: Option<Ticket>,
+    unit: Option<Unit>,
     upgrade: Option<Box<(OnUpgrade, String)>>,
 ) -> Answer {
     let mut response = match sent {
         Ok(response) => response,
         Err(failure) => {
             tracing::debug!(gate = %inner.member.name(), upstream = %inner.upstream, %failure, "a request could not be forwarded");
-            return text(failure.status(), failure.sentence(), ticket);
+            return text(failure.status(), failure.sentence(), unit);
         }
     };
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     headers::inbound(&mut response, switches);
     if !switches {
-        return response.map(|body| Either::Left(CountedBody::new(body, ticket)));
+        return response.map(|body| Either::Left(CountedBody::new(body, unit)));
     }
     let Some(upgrade) = upgrade else {
         let sentence = "the app switched protocols without being asked to";
-        return text(StatusCode::BAD_GATEWAY, sentence, ticket);
+        return text(StatusCode::BAD_GATEWAY, sentence, unit);
     };
     let (client, name) = *upgrade;
     let app = hyper::upgrade::on(&mut response);
     inner.tunnels.open(client, app, name.into());
-    response.map(|_| own(Bytes::new(), ticket))
+    response.map(|_| own(Bytes::new(), unit))
 }
 
 impl fmt::Debug for HttpGate {
@@ -282,8 +280,8 @@ fn unavailable(refused: Refused) -> Answer {
     answer
 }
 
-fn text(status: StatusCode, sentence: &'static str, ticket: Option<Ticket>) -> Answer {
-    let mut answer = Response::new(own(Bytes::from_static(sentence.as_bytes()), ticket));
+fn text(status: StatusCode, sentence: &'static str, unit: Option<Unit>) -> Answer {
+    let mut answer = Response::new(own(Bytes::from_static(sentence.as_bytes()), unit));
     *answer.status_mut() = status;
     answer.headers_mut().insert(
         http::header::CONTENT_TYPE,
@@ -292,6 +290,6 @@ fn text(status: StatusCode, sentence: &'static str, ticket: Option<Ticket>) -> A
     answer
 }
 
-fn own(bytes: Bytes, ticket: Option<Ticket>) -> GateBody {
-    Either::Right(CountedBody::new(Full::new(bytes), ticket))
+fn own(bytes: Bytes, unit: Option<Unit>) -> GateBody {
+    Either::Right(CountedBody::new(Full::new(bytes), unit))
 }

@@ -8,6 +8,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_gate::{Gate, Kind};
 use tidegate_http::{CountLayer, InFlight};
@@ -45,6 +46,26 @@ async fn a_request_is_counted_until_its_answers_body_has_ended() {
     let mut body = response.into_body();
     while body.frame().await.is_some() {}
     assert_eq!(in_flight(gate), 0, "its end is enough, it need not be dropped");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_blocks_its_thread_is_listed_before_it_ever_waits() {
+    let (gate, _keeper) = Gate::new("layer");
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Arc::new(Mutex::new(released));
+    let stuck = get(move || {
+        let released = released.clone();
+        async move { released.lock().unwrap().recv().unwrap() }
+    });
+    let router = Router::new().route("/stuck/{id}", stuck);
+    let answer = tokio::spawn(router.layer(CountLayer::new(gate)).oneshot(ask("/stuck/7")));
+    until("counted", || in_flight(gate) == 1).await;
+    until("named", || !names(gate).is_empty()).await;
+    assert_eq!(names(gate), ["GET /stuck/{id}"]);
+    assert!(gate.running()[0].since.elapsed() < PATIENCE);
+    release.send(()).unwrap();
+    answer.await.unwrap().unwrap();
+    assert_eq!(in_flight(gate), 0);
 }
 
 #[tokio::test]
