@@ -8,6 +8,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
+/// Whoever asks next when it was says that it is now: most heads come whole and most bodies go whole before anybody asks,
+/// and reading the clock for each costs as much as counting it.
+const JUST: u64 = u64::MAX;
+
 /// What one connection is doing, as seen by its own task, its response bodies and the accept loop.
 #[derive(Debug)]
 pub(crate) struct Doings {
@@ -19,11 +23,11 @@ pub(crate) struct Doings {
     gone: AtomicBool,
     /// Milliseconds since `accepted`.
     idle_since: AtomicU64,
-    /// When the first byte of the next request's head came; 0 for not yet.
+    /// When the first byte of the next request's head came; 0 for not yet, [`JUST`] for a moment ago.
     head_since: AtomicU64,
     /// Response bodies whose last frame was taken and that were not asked for more: the peer reads slowly.
     unread: AtomicU32,
-    /// When a response body last moved.
+    /// When a response body last moved, or [`JUST`].
     moved: AtomicU64,
     evict: Notify,
 }
@@ -53,17 +57,30 @@ impl Doings {
         self.accepted + Duration::from_millis(millis)
     }
 
+    /// When something was that was noted as it happened. The connection asks after each time that it has been driven, so
+    /// what was a moment ago then is now.
+    fn when(&self, noted: &AtomicU64) -> u64 {
+        match noted.load(Relaxed) {
+            JUST => {
+                let now = self.now().max(1);
+                noted.store(now, Relaxed);
+                now
+            }
+            then => then,
+        }
+    }
+
     /// Bytes came.
     pub(crate) fn heard(&self) {
         if self.in_flight.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
-            self.head_since.store(self.now().max(1), Relaxed);
+            self.head_since.store(JUST, Relaxed);
         }
     }
 
     /// A response's body waits for its peer to read, or has been read.
     pub(crate) fn set_unread(&self, unread: bool) {
         if unread {
-            self.moved.store(self.now(), Relaxed);
+            self.moved.store(JUST, Relaxed);
             self.unread.fetch_add(1, Relaxed);
         } else {
             self.unread.fetch_sub(1, Relaxed);
@@ -94,21 +111,18 @@ impl Doings {
     /// By when something has to happen, and what it is called if it does not.
     pub(crate) fn due(&self, limits: &Limits) -> Option<(Instant, Due)> {
         if self.in_flight.load(Relaxed) > 0 {
-            return (self.unread.load(Relaxed) > 0).then(|| {
-                (
-                    self.at(self.moved.load(Relaxed)) + limits.write_timeout,
-                    Due::Write,
-                )
-            });
+            return (self.unread.load(Relaxed) > 0)
+                .then(|| (self.at(self.when(&self.moved)) + limits.write_timeout, Due::Write));
         }
         if !self.served.load(Relaxed) {
             return Some((self.accepted + limits.header_timeout, Due::Head));
         }
         match self.head_since.load(Relaxed) {
             // HTTP/2 has frames of its own between requests; keep-alive bounds them.
-            since if since > 0 && !self.http2.load(Relaxed) => {
-                Some((self.at(since) + limits.header_timeout, Due::Head))
-            }
+            since if since > 0 && !self.http2.load(Relaxed) => Some((
+                self.at(self.when(&self.head_since)) + limits.header_timeout,
+                Due::Head,
+            )),
             _ => Some((
                 self.at(self.idle_since.load(Relaxed)) + limits.keep_alive,
                 Due::KeepAlive,

@@ -319,6 +319,35 @@ async fn a_head_that_is_too_large_gets_431() {
 }
 
 #[tokio::test]
+async fn a_head_may_have_as_many_fields_as_the_limit_says_and_no_more() {
+    // Of these two, one is what hyper allows by itself.
+    for max_headers in [Limits::default().max_headers, 20] {
+        let server = serve(
+            Limits {
+                max_headers,
+                ..short()
+            },
+            None,
+        )
+        .await;
+        for (fields, status) in [(max_headers, "200"), (max_headers + 1, "431")] {
+            // Host is the first.
+            let more: String = (1..fields).map(|i| format!("X-{i}: y\r\n")).collect();
+            let head = format!("GET / HTTP/1.1\r\nHost: x\r\n{more}\r\n");
+            let mut stream = TcpStream::connect(server.addr).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(
+                answer,
+                *format!("HTTP/1.1 {status}").as_bytes(),
+                "{fields} of {max_headers}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn idle_connections_never_keep_a_new_one_out() {
     raise_descriptor_limit().unwrap();
     let server = serve(
