@@ -3,7 +3,7 @@
 # functions of that program may lie: where code happens to be moves its figures by more than what is measured, and one
 # build has one order.
 #
-#   tests/compare/layer.sh              24 orders, 4 processes each (about 5 min)
+#   tests/compare/layer.sh              24 orders, 4 processes each (about 4 min)
 #   ORDERS=6 tests/compare/layer.sh
 #
 # The program is compiled once and linked anew for each order, with lld, which rustc links with on x86-64 Linux. "±" is one
@@ -15,8 +15,9 @@ processes="${PROCESSES:-4}"
 
 work="$(mktemp -d)"
 finish() {
-    # What `save-temps` has left.
+    # What `save-temps` has left: the folder of one file, and the object files beside the program.
     grep -o '"[^"]*/symbols.o"' "$work/link" | tr -d '"' | xargs -r dirname | xargs -r rm -rf
+    grep -o '"[^"]*\.rcgu\.o"' "$work/link" | tr -d '"' | xargs -r rm -f
     rm -rf "$work"
 }
 trap finish EXIT

@@ -1,9 +1,9 @@
 //! A place for one name: written by whoever took it, read by anybody at any moment, without a lock.
 //!
 //! A place is taken by one exchange of its state, or, where only one thread ever takes it, by finding it free; it is given
-//! back by one store. In between nobody else writes it. A reader
-//! copies it and looks at the state again: the same state means that what it copied belongs together. The state counts
-//! uses, so a place that was given back and taken again meanwhile is not mistaken for the old one.
+//! back by one store. In between nobody else writes it. A reader copies it and looks at the state again: the same state means
+//! that what it copied belongs together. The state counts uses, so a place that was given back and taken again meanwhile is
+//! not mistaken for the old one.
 //!
 //! As `protocol.rs`, this file is compiled a second time against loom, and [`Barriers`] is for the broken twins there.
 use crate::sync::{AtomicU64, Ordering::*, fence};

@@ -28,8 +28,8 @@ use tidegate_gate::{Gate, Member, Meter, Running, Unit, Upgraded};
 /// ```
 ///
 /// Status and drain list a request by its method and route, `GET /orders/{id}`, where axum has matched one, else by
-/// its path without the query, and since when to within a tick of the kernel's clock (1 to 10 ms). Work that goes on after the answer, and connections that are upgraded, are counted
-/// by [`InFlight`].
+/// its path without the query, and since when to within a tick of the kernel's clock (1 to 10 ms). Work that goes on
+/// after the answer, and connections that are upgraded, are counted by [`InFlight`].
 #[derive(Clone, Debug)]
 pub struct CountLayer {
     at: InFlight,
