@@ -1,6 +1,7 @@
 //! Stop means stop: what SIGTERM does to a process that is paused, that runs, and that reads standard input.
 use crate::harness::{Process, Site, append, eventually, rows, text_of, tidegate, within_patience};
-use std::io::{PipeReader, Read, Write};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::process::Stdio;
 use tokio::process::Command;
 
@@ -123,42 +124,91 @@ async fn the_end_of_standard_input_ends_the_process_once_everything_is_written()
     assert!(ended.stdout == rows(0..10_000));
 }
 
-/// A process that reads rows without end from a pipe that is also ours, and whose own output nobody reads yet, so that
-/// it has rows in flight and rows before its gate.
-async fn with_a_full_pipe(site: &Site) -> (Process, crate::harness::Client, PipeReader) {
-    let (reader, mut writer) = std::io::pipe().unwrap();
-    let mut command = run_command(site);
-    command.stdin(Stdio::from(reader.try_clone().unwrap()));
-    let (process, client) = Process::listening_unheard(command).await;
-    std::thread::spawn(move || {
-        // Ends when the pipe has been read to the end, or when nobody reads it any more.
-        let _ = writer.write_all(rows(0..ENDLESS).as_bytes());
-    });
-    eventually("rows in flight and rows before the gate", async || {
-        let stream = client.stream("lines").await;
-        (stream["in_flight"].as_u64()? > 0 && stream["held"].as_u64()? > 0).then_some(())
-    })
-    .await;
-    (process, client, reader)
+/// A process that reads rows without end from a pipe that is also ours, and that cannot write one of them, so that it has
+/// rows in flight and rows before its gate: its output is full before it starts. (An output that is only not read would
+/// do for a process that has filled it, and those figures are not zero before that either.)
+struct Stuck {
+    process: Process,
+    client: crate::harness::Client,
+    /// What it reads from.
+    input: PipeReader,
+    output: PipeReader,
+    /// How many bytes stand in the output that are not the process's.
+    before: usize,
+}
+
+impl Stuck {
+    async fn start(site: &Site) -> Stuck {
+        let (input, mut typing) = std::io::pipe().unwrap();
+        let (output, writer) = std::io::pipe().unwrap();
+        let before = fill(&writer);
+        let mut command = run_command(site);
+        command
+            .stdin(Stdio::from(input.try_clone().unwrap()))
+            .stdout(Stdio::from(writer));
+        let (process, client) = Process::listening(command).await;
+        std::thread::spawn(move || {
+            // Ends when the pipe has been read to the end, or when nobody reads it any more.
+            let _ = typing.write_all(rows(0..ENDLESS).as_bytes());
+        });
+        eventually("rows in flight and rows before the gate", async || {
+            let stream = client.stream("lines").await;
+            (stream["in_flight"].as_u64()? > 0 && stream["held"].as_u64()? > 0).then_some(())
+        })
+        .await;
+        Stuck {
+            process,
+            client,
+            input,
+            output,
+            before,
+        }
+    }
+}
+
+/// Writes into a pipe until it takes no byte more, and says how many it took.
+fn fill(mut pipe: &PipeWriter) -> usize {
+    let flags = fcntl_getfl(pipe).unwrap();
+    fcntl_setfl(pipe, flags | OFlags::NONBLOCK).unwrap();
+    let mut written = 0;
+    // A page that is not empty takes no write that does not fit into it.
+    for size in [4096, 1] {
+        loop {
+            match pipe.write(&vec![b'.'; size]) {
+                Ok(n) => written += n,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+    fcntl_setfl(pipe, flags).unwrap();
+    written
 }
 const ENDLESS: usize = 100_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_while_standard_input_is_paused_exits_75_and_counts_exactly_what_was_read_and_not_written() {
     let site = stdin_site("").await;
-    let (mut process, client, mut reader) = with_a_full_pipe(&site).await;
+    let Stuck {
+        mut process,
+        client,
+        mut input,
+        output,
+        before,
+    } = Stuck::start(&site).await;
     client.post("/pause").await;
     client.reaches("lines", "pausing").await;
-    process.hear();
+    process.hear(output);
     let held = client.reaches("lines", "paused").await["held"].as_u64().unwrap();
     assert!(held > 0);
     process.terminate();
     let ended = process.end().await;
     assert_eq!(ended.code, Some(75), "{}", ended.stderr);
 
-    let written = ended.stdout.lines().count();
+    let stdout = &ended.stdout[before..];
+    let written = stdout.lines().count();
     assert!(
-        ended.stdout == rows(0..written),
+        stdout == rows(0..written),
         "whole rows, in order, and none after `paused`"
     );
     let told = ended
@@ -178,7 +228,7 @@ async fn sigterm_while_standard_input_is_paused_exits_75_and_counts_exactly_what
     // What is neither written nor counted is still in the pipe. It may begin in the middle of a row, which counts as
     // read.
     let mut left = Vec::new();
-    let reading = tokio::task::spawn_blocking(move || reader.read_to_end(&mut left).map(|_| left));
+    let reading = tokio::task::spawn_blocking(move || input.read_to_end(&mut left).map(|_| left));
     let left = within_patience("the rest of the pipe", reading)
         .await
         .unwrap()
@@ -196,13 +246,11 @@ async fn sigterm_while_standard_input_is_paused_exits_75_and_counts_exactly_what
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_never_ends_cannot_keep_the_process_beyond_its_grace() {
     let site = stdin_site("shutdown_grace = \"500ms\"\ndrain_delay = \"0s\"").await;
-    let (mut process, _, _reader) = with_a_full_pipe(&site).await;
-    process.terminate();
-    // Its output is read only after its end.
-    let status = process.wait().await;
-    process.hear();
-    let ended = process.end().await;
-    assert_eq!((status, ended.code), (Some(75), Some(75)), "{}", ended.stderr);
+    // Its output is not read before its end.
+    let stuck = Stuck::start(&site).await;
+    stuck.process.terminate();
+    let ended = stuck.process.end().await;
+    assert_eq!(ended.code, Some(75), "{}", ended.stderr);
     assert!(
         ended.stderr.contains("shutdown_grace was over"),
         "{}",

@@ -1,6 +1,8 @@
 //! The sidecar as a process: its exit code, and everything it says.
 use super::{Client, Site, eventually, within_patience};
 use serde_json::Value;
+use std::io::PipeReader;
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -37,26 +39,17 @@ pub(crate) async fn run(command: Command) -> Ended {
 /// A process that runs; it is killed when this is dropped.
 pub(crate) struct Process {
     child: Child,
-    /// Its standard output, while nobody reads it.
-    unheard: Option<ChildStdout>,
     stdin: Option<ChildStdin>,
     stdout: Heard,
     stderr: Heard,
 }
 
 impl Process {
-    pub(crate) fn spawn(command: Command) -> Process {
-        let mut process = Process::unheard(command);
-        process.hear();
-        process
-    }
-
-    fn unheard(mut command: Command) -> Process {
+    pub(crate) fn spawn(mut command: Command) -> Process {
         let mut child = command.spawn().unwrap();
         Process {
             stdin: child.stdin.take(),
-            unheard: child.stdout.take(),
-            stdout: Heard::from(None::<ChildStdout>),
+            stdout: Heard::from(child.stdout.take()),
             stderr: Heard::from(child.stderr.take()),
             child,
         }
@@ -69,21 +62,15 @@ impl Process {
         Process::listening(command).await
     }
 
-    /// Reads its standard output from now on.
-    pub(crate) fn hear(&mut self) {
-        self.stdout = Heard::from(self.unheard.take());
+    /// Reads its standard output out of this pipe from now on, whose other end it was given.
+    pub(crate) fn hear(&mut self, pipe: PipeReader) {
+        let pipe = std::process::ChildStdout::from(OwnedFd::from(pipe));
+        self.stdout = Heard::from(Some(ChildStdout::from_std(pipe).unwrap()));
     }
 
     /// A process that says where it listens.
     pub(crate) async fn listening(command: Command) -> (Process, Client) {
-        let (mut process, client) = Process::listening_unheard(command).await;
-        process.hear();
-        (process, client)
-    }
-
-    /// The same, and nobody reads its standard output before [`Process::hear`].
-    pub(crate) async fn listening_unheard(command: Command) -> (Process, Client) {
-        let mut process = Process::unheard(command);
+        let mut process = Process::spawn(command);
         let line = eventually("the sidecar listens", || {
             let listening = process
                 .log()
@@ -141,19 +128,14 @@ impl Process {
         self.signal(rustix::process::Signal::TERM);
     }
 
-    /// Waits for its end, and returns its exit code. Standard input stays open until then.
-    pub(crate) async fn wait(&mut self) -> Option<i32> {
-        // `Child::wait` would close standard input, had it not been taken.
-        within_patience("the process ends", self.child.wait())
-            .await
-            .unwrap()
-            .code()
-    }
-
-    /// Waits for its end, and returns all that it said.
+    /// Waits for its end, and returns all that it said. Standard input stays open until then.
     pub(crate) async fn end(mut self) -> Ended {
+        // `Child::wait` would close standard input, had it not been taken.
+        let status = within_patience("the process ends", self.child.wait())
+            .await
+            .unwrap();
         Ended {
-            code: self.wait().await,
+            code: status.code(),
             stdout: self.stdout.whole().await,
             stderr: self.stderr.whole().await,
         }
