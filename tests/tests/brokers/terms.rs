@@ -1,13 +1,17 @@
 //! The terms that a broker sets: how long a delivery lasts, what is bound as it is, when it hears of an event's end, and
 //! how large a message may be.
+use crate::link;
 use crate::post::Post;
 use crate::server::{Server, free_port};
 use crate::site::{Site, eventually, field};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, Context, stream};
+use e2e::sidecar::Sidecar;
 use futures_util::StreamExt;
 use redis::{Client, Value, cmd};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -425,62 +429,134 @@ async fn redis_nothing_is_acknowledged_before_the_sink_has_it() {
     sidecar.stop().await.unwrap();
 }
 
-/// A value over the limit of the sink's server is a dead letter with the reason; those before and after it pass, once.
-async fn redis_too_large(config: &str) {
-    let here = Redis::with(&[]).await;
-    // 1 MB is the least that it takes.
-    let there = Redis::with(&["--proto-max-bulk-len", "1mb"]).await;
-    let _: Value = there
-        .ask(&[
-            "ACL",
-            "SETUSER",
-            "tide",
-            "on",
-            ">the-password",
-            "~*",
-            "+@all",
-            config,
-        ])
-        .await;
-    let large = "x".repeat(3 << 20);
-    for data in ["one", "two", &large, "three"] {
-        here.add(data).await;
+/// Three values and one over the limit of the server of another stream, which the sink reaches over this address, as a
+/// user who may ask for the limit or may not.
+struct TooLarge {
+    here: Redis,
+    there: Redis,
+    site: Site,
+    sidecar: Sidecar,
+}
+
+impl TooLarge {
+    async fn start<A: AsyncFnOnce(SocketAddr) -> SocketAddr>(config: &str, link: A) -> TooLarge {
+        let here = Redis::with(&[]).await;
+        // 1 MB is the least that it takes.
+        let there = Redis::with(&["--proto-max-bulk-len", "1mb"]).await;
+        let _: Value = there
+            .ask(&[
+                "ACL",
+                "SETUSER",
+                "tide",
+                "on",
+                ">the-password",
+                "~*",
+                "+@all",
+                config,
+            ])
+            .await;
+        let large = "x".repeat(3 << 20);
+        for data in ["one", "two", &large, "three"] {
+            here.add(data).await;
+        }
+        let site = Site::new();
+        let password = site.path("password");
+        std::fs::write(&password, "the-password").unwrap();
+        let sink = format!(
+            "type = \"redis\"\nurl = \"redis://{}\"\nstream = \"done\"\nuser = \"tide\"\npassword_file = \"{}\"",
+            link(there.server.address).await,
+            password.display()
+        );
+        let sidecar = site.sidecar("one", &here.source(), &sink).await;
+        TooLarge {
+            here,
+            there,
+            site,
+            sidecar,
+        }
     }
-    let site = Site::new();
-    let password = site.path("password");
-    std::fs::write(&password, "the-password").unwrap();
-    let sink = format!(
-        "type = \"redis\"\nurl = \"{}\"\nstream = \"done\"\nuser = \"tide\"\npassword_file = \"{}\"",
-        there.url(),
-        password.display()
-    );
-    let sidecar = site.sidecar("one", &here.source(), &sink).await;
-    eventually("the large one is a dead letter", async || {
-        field(&sidecar, "dead_letters").await == 1
-    })
-    .await;
-    eventually("everything is acknowledged", async || {
-        here.pending().await == (0, 0)
-    })
-    .await;
-    let done: Vec<(String, Vec<String>)> = there.ask(&["XRANGE", "done", "-", "+"]).await;
-    let done: Vec<&str> = done.iter().map(|(_, fields)| fields[1].as_str()).collect();
-    assert_eq!(done, ["one", "two", "three"]);
-    let letters = std::fs::read_to_string(letters(&site, "one")).unwrap();
-    assert!(
-        letters.contains("larger than the server's proto-max-bulk-len"),
-        "{}",
-        &letters[..300]
-    );
-    sidecar.stop().await.unwrap();
+
+    /// What was added to the sink's stream.
+    async fn done(&self) -> Vec<String> {
+        let done: Vec<(String, Vec<String>)> = self.there.ask(&["XRANGE", "done", "-", "+"]).await;
+        done.into_iter().map(|(_, mut fields)| fields.remove(1)).collect()
+    }
+
+    /// It is a dead letter with the reason; those before and after it pass, once.
+    async fn ends_as_a_dead_letter(self) {
+        eventually("the large one is a dead letter", async || {
+            field(&self.sidecar, "dead_letters").await == 1
+        })
+        .await;
+        eventually("everything is acknowledged", async || {
+            self.here.pending().await == (0, 0)
+        })
+        .await;
+        assert_eq!(self.done().await, ["one", "two", "three"]);
+        let letters = std::fs::read_to_string(letters(&self.site, "one")).unwrap();
+        assert!(
+            letters.contains("larger than the server's proto-max-bulk-len"),
+            "{}",
+            &letters[..300]
+        );
+        self.sidecar.stop().await.unwrap();
+    }
+}
+
+async fn straight(server: SocketAddr) -> SocketAddr {
+    server
+}
+
+fn refuses_the_length(answer: &[u8]) -> bool {
+    String::from_utf8_lossy(answer).contains("invalid bulk length")
 }
 
 #[tokio::test]
 async fn redis_a_value_over_the_servers_limit_is_a_dead_letter() {
-    redis_too_large("+config").await;
+    TooLarge::start("+config", straight)
+        .await
+        .ends_as_a_dead_letter()
+        .await;
 }
 
 #[tokio::test]
 async fn redis_a_value_over_a_limit_that_nobody_tells_is_a_dead_letter_too() {
-    redis_too_large("-config").await;
+    TooLarge::start("-config", straight)
+        .await
+        .ends_as_a_dead_letter()
+        .await;
+}
+
+#[tokio::test]
+async fn redis_a_refusal_that_a_reset_overtakes_is_heard_all_the_same() {
+    // More than all that is sent before the value.
+    let lost = |sent, answer: &[u8]| sent > 4096 && refuses_the_length(answer);
+    let link = async move |server| link::that_loses(server, lost).await;
+    TooLarge::start("-config", link)
+        .await
+        .ends_as_a_dead_letter()
+        .await;
+}
+
+/// The other side of the rule above: who took every lost connection for a refusal would put aside what nobody refused.
+#[tokio::test]
+async fn redis_a_value_whose_connection_is_lost_again_and_again_stands_before_the_sink_as_long_as_nobody_refuses_it()
+ {
+    static LOST: AtomicUsize = AtomicUsize::new(0);
+    let lost = |_, answer: &[u8]| {
+        let lost = refuses_the_length(answer);
+        LOST.fetch_add(lost.into(), Relaxed);
+        lost
+    };
+    let link = async move |server| link::that_loses(server, lost).await;
+    let stands = TooLarge::start("-config", link).await;
+    eventually("it was tried twice, and twice asked for", async || {
+        LOST.load(Relaxed) >= 4 && field(&stands.sidecar, "error").await.is_string()
+    })
+    .await;
+    assert_eq!(field(&stands.sidecar, "dead_letters").await, 0);
+    assert_eq!(stands.done().await, ["one", "two"]);
+    let (pending, _) = stands.here.pending().await;
+    assert!(pending >= 2, "the large one or the one after it was acknowledged");
+    stands.sidecar.stop().await.unwrap();
 }

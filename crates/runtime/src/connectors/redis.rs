@@ -54,6 +54,17 @@ impl RedisTarget {
 
     /// Connects, with so long for each answer, or says why not.
     pub(super) async fn connect(&self, answer: Duration) -> Result<MultiplexedConnection, Name> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(ANSWER))
+            .set_response_timeout(Some(answer));
+        self.client()?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(|e| self.not_connected(&told(&e)))
+    }
+
+    /// Who connects, with the files as they are now; nothing is connected yet.
+    pub(super) fn client(&self) -> Result<Client, Name> {
         let place = self.place().map_err(|e| Name::from(e.to_string()))?;
         let mut settings = place.redis_settings().clone();
         if let Some(user) = &self.user {
@@ -65,7 +76,6 @@ impl RedisTarget {
             let text = SecretString::from(String::from_utf8_lossy(&read(file)?).trim());
             settings = settings.set_password(text.expose_secret());
         }
-        let failed = |e: &dyn std::fmt::Display| Name::from(format!("cannot connect to {}: {e}", self.url));
         let place = place.set_redis_settings(settings);
         let client = match (&self.ca_file, &self.client_cert) {
             (None, None) => Client::open(place),
@@ -87,14 +97,11 @@ impl RedisTarget {
                 )
             }
         };
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(ANSWER))
-            .set_response_timeout(Some(answer));
-        let client = client.map_err(|e| failed(&told(&e)))?;
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(|e| failed(&told(&e)))
+        client.map_err(|e| self.not_connected(&told(&e)))
+    }
+
+    fn not_connected(&self, why: &str) -> Name {
+        format!("cannot connect to {}: {why}", self.url).into()
     }
 }
 

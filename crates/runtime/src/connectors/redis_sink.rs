@@ -79,24 +79,61 @@ impl RedisSink {
             add.arg("*").arg(&self.field).arg(&event.payload[..]);
         }
         adds.ignore_errors();
-        let failed = |taken, error: &RedisError| match error.detail() {
-            Some(detail) if events.len() == 1 && detail.contains("invalid bulk length") => too_large(0),
-            _ => SinkError::Retry {
-                taken,
-                after: None,
-                why: told(error).into(),
-            },
+        let added: RedisResult<Vec<RedisResult<Value>>> = adds.query_async(&mut link.connection).await;
+        let (taken, error) = match added {
+            Err(error) => (0, error),
+            Ok(added) => {
+                let mut added = added.into_iter().enumerate();
+                match added.find_map(|(n, one)| Some((n, one.err()?))) {
+                    None => return Ok(()),
+                    Some(failed) => failed,
+                }
+            }
         };
-        let added: Vec<RedisResult<Value>> = adds
-            .query_async(&mut link.connection)
-            .await
-            .map_err(|error| failed(0, &error))?;
-        let mut added = added.iter().enumerate();
-        match added.find_map(|(n, one)| Some((n, one.as_ref().err()?))) {
-            None => Ok(()),
-            Some((taken, error)) => Err(failed(taken, error)),
+        if let [event] = events
+            && (refuses_length(&error) || self.was_refused(event, link, &error).await)
+        {
+            return Err(too_large(0));
         }
+        Err(SinkError::Retry {
+            taken,
+            after: None,
+            why: told(&error).into(),
+        })
     }
+
+    /// Whether an event that went with its connection went for its size.
+    ///
+    /// The server refuses a value as soon as it has read how long it is, answers that, and closes the connection, on
+    /// which the rest is still being sent: its reset may come before the answer is read, and the answer is lost. So it is
+    /// asked once more, with the length alone, on a connection on which nothing more is sent. A server that takes the
+    /// length says nothing, which is no refusal; nor is it one if it cannot be asked.
+    async fn was_refused(&self, event: &Event, link: &Link, error: &RedisError) -> bool {
+        let length = event.payload.len();
+        if length < LARGE || link.largest.is_some() || !error.is_connection_dropped() {
+            return false;
+        }
+        let Ok(client) = self.target.client() else {
+            return false;
+        };
+        let answer = ANSWER.min(self.timeout);
+        let ask = move || -> RedisResult<Value> {
+            let mut connection = client.get_connection_with_timeout(answer)?;
+            connection.set_read_timeout(Some(answer))?;
+            // A command that changes nothing, had it ever an end.
+            connection.send_packed_command(format!("*2\r\n$4\r\nECHO\r\n${length}\r\n").as_bytes())?;
+            connection.recv_response()?.extract_error()
+        };
+        // The library sends what is not a whole command over its blocking connection only.
+        let answer = tokio::task::spawn_blocking(ask).await;
+        matches!(answer, Ok(Err(error)) if refuses_length(&error))
+    }
+}
+
+fn refuses_length(error: &RedisError) -> bool {
+    error
+        .detail()
+        .is_some_and(|detail| detail.contains("invalid bulk length"))
 }
 
 fn too_large(taken: usize) -> SinkError {
