@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 use tower::util::{Oneshot, ServiceExt};
 
 /// Who is at the other end; every request carries it as an extension.
@@ -191,13 +190,7 @@ where
 }
 
 /// Serves one connection to its end; resolves with a word on why it was cut, if it was.
-pub(crate) async fn serve<S, B>(
-    io: Watched,
-    peer: Peer,
-    service: S,
-    limits: &Limits,
-    stop: CancellationToken,
-) -> Option<&'static str>
+pub(crate) async fn serve<S, B>(io: Watched, peer: Peer, service: S, limits: &Limits) -> Option<&'static str>
 where
     S: tower::Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
         + Clone
@@ -217,11 +210,10 @@ where
     };
     let builder = builder(limits);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
-    let mut stopped = pin!(stop.cancelled());
-    let mut evicted = pin!(doings.evicted());
+    let mut called = pin!(doings.called());
     let mut armed = doings.accepted + limits.header_timeout;
     let mut timer = pin!(sleep_until(armed));
-    let mut closing = false;
+    let mut stopping = false;
     let mut last_call = None;
     let mut told: Option<Waker> = None;
     let cut = poll_fn(|cx| {
@@ -237,13 +229,14 @@ where
                 }
                 return Poll::Ready(None);
             }
-            if !closing && (!known || stop.is_cancelled()) && stopped.as_mut().poll(cx).is_ready() {
-                closing = true;
+            // Once: a listener that stops wants no place any more.
+            if !stopping && (!known || doings.is_called()) && called.as_mut().poll(cx).is_ready() {
+                if doings.is_gone() {
+                    return Poll::Ready(Some("it was idle and its place was wanted"));
+                }
+                stopping = true;
                 connection.as_mut().graceful_shutdown();
                 continue;
-            }
-            if (!known || doings.is_gone()) && evicted.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Some("it was idle and its place was wanted"));
             }
             let due = match last_call {
                 Some(at) => Some((at, Due::KeepAlive)),
@@ -268,7 +261,6 @@ where
                         return Poll::Ready(Some("it was idle and did not close"));
                     }
                     // HTTP/2 says goodbye first; a peer that does not answer gets as long as a slow head.
-                    closing = true;
                     connection.as_mut().graceful_shutdown();
                     armed = now + limits.header_timeout;
                     last_call = Some(armed);

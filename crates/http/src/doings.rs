@@ -21,6 +21,8 @@ pub(crate) struct Doings {
     http2: AtomicBool,
     /// No longer the listener's to close: evicted already, or upgraded.
     gone: AtomicBool,
+    /// The listener takes no more, and this connection is to end with what it has in progress.
+    stopping: AtomicBool,
     /// Milliseconds since `accepted`.
     idle_since: AtomicU64,
     /// When the first byte of the next request's head came; 0 for not yet, [`JUST`] for a moment ago.
@@ -29,7 +31,7 @@ pub(crate) struct Doings {
     unread: AtomicU32,
     /// When a response body last moved, or [`JUST`].
     moved: AtomicU64,
-    evict: Notify,
+    call: Notify,
 }
 
 impl Doings {
@@ -40,11 +42,12 @@ impl Doings {
             served: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
             unread: AtomicU32::new(0),
             moved: AtomicU64::new(0),
-            evict: Notify::new(),
+            call: Notify::new(),
         }
     }
 
@@ -87,9 +90,14 @@ impl Doings {
         }
     }
 
-    /// Resolves when the listener wants this connection's place.
-    pub(crate) async fn evicted(&self) {
-        self.evict.notified().await;
+    /// Resolves when the listener wants this connection's place, or stops.
+    pub(crate) async fn called(&self) {
+        self.call.notified().await;
+    }
+
+    /// True before `called` resolves. Asked with each request, where a lock would cost what counting it costs.
+    pub(crate) fn is_called(&self) -> bool {
+        self.is_gone() || self.stopping.load(Relaxed)
     }
 
     /// No longer the listener's to close.
@@ -97,7 +105,6 @@ impl Doings {
         self.gone.store(true, Relaxed);
     }
 
-    /// True before `evicted` resolves.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.load(Relaxed)
     }
@@ -189,7 +196,15 @@ impl Connections {
             .min_by_key(|(since, _)| *since);
         if let Some((_, doings)) = longest.filter(|(since, _)| since.elapsed() >= grace) {
             doings.leave();
-            doings.evict.notify_one();
+            doings.call.notify_one();
+        }
+    }
+
+    /// Has every connection end with what it has in progress.
+    pub(crate) fn stop(&self) {
+        for doings in self.open().values() {
+            doings.stopping.store(true, Relaxed);
+            doings.call.notify_one();
         }
     }
 

@@ -203,11 +203,11 @@ impl Listener {
                 doings,
                 place,
                 limits: limits.clone(),
-                stop: stop.clone(),
             };
             tasks.spawn(task.run(service.clone()));
         }
         drop(socket);
+        connections.stop();
         while tasks.join_next().await.is_some() {}
     }
 }
@@ -234,7 +234,6 @@ struct Task {
     doings: Arc<Doings>,
     place: Place,
     limits: Arc<Limits>,
-    stop: CancellationToken,
 }
 
 impl Task {
@@ -263,8 +262,7 @@ impl Task {
                         let handshake = timeout(self.limits.handshake_timeout, tls.acceptor().accept(stream));
                         let shaken = tokio::select! {
                             shaken = handshake => shaken,
-                            () = self.doings.evicted() => return,
-                            () = self.stop.cancelled() => return,
+                            () = self.doings.called() => return,
                         };
                         match shaken {
                             Ok(Ok(stream)) => Socket::Tls(Box::new(stream)),
@@ -287,7 +285,7 @@ impl Task {
             doings: self.doings,
             _place: self.place,
         };
-        if let Some(why) = connection::serve(io, peer, service, &self.limits, self.stop).await {
+        if let Some(why) = connection::serve(io, peer, service, &self.limits).await {
             tracing::debug!(peer = ?addr, why, "a connection was cut");
         }
     }

@@ -272,19 +272,22 @@ async fn in_a_conversation_a_body_may_be_silent_until_the_answer_has_ended() {
 
 #[tokio::test]
 async fn a_peer_that_never_reads_is_cut() {
-    async fn cut(limits: Limits) -> bool {
+    async fn cut(limits: Limits, ask: &[u8]) -> bool {
         let server = serve(limits, None).await;
         let mut stream = TcpStream::connect(server.addr).await.unwrap();
-        stream
-            .write_all(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
-            .await
-            .unwrap();
+        stream.write_all(ask).await.unwrap();
         timeout(Duration::from_secs(2), server.given_up.notified())
             .await
             .is_ok()
     }
-    assert!(cut(short()).await);
-    assert!(!cut(patient()).await, "the twin cuts too");
+    // Settings without a setting, and a request without a body, by RFC 9113 and RFC 7541.
+    let mut http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    http2.extend_from_slice(b"\0\0\x0d\x01\x05\0\0\0\x01\x82\x86\x04\x06/flood\x01\x01x");
+    for ask in [b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n", &http2[..]] {
+        let text = String::from_utf8_lossy(ask);
+        assert!(cut(short(), ask).await, "{text}");
+        assert!(!cut(patient(), ask).await, "the twin cuts too: {text}");
+    }
 }
 
 #[tokio::test]
@@ -440,6 +443,24 @@ async fn stopping_finishes_what_is_in_progress_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
+async fn stopping_ends_handshakes_and_idle_http2_connections() {
+    let (pair, pem) = Pair::new("one.test");
+    let server = serve(patient(), Some(pair.load().unwrap())).await;
+    let mut silent = TcpStream::connect(server.addr).await.unwrap();
+    // By then the one before it has been accepted too.
+    let client = client_of_tls(&server, "one.test", &pem);
+    let url = format!("https://one.test:{}/peer", server.addr.port());
+    let answer = client.get(url).send().await.unwrap();
+    assert_eq!(answer.version(), http::Version::HTTP_2);
+    answer.text().await.unwrap();
+    server.stop.cancel();
+    assert_eq!(rest(&mut silent).await, "");
+    timeout(PATIENCE, server.task).await.unwrap().unwrap();
+    // It keeps its connection open, for the next request.
+    drop(client);
+}
+
+#[tokio::test]
 async fn a_taken_port_is_named_with_who_holds_it() {
     let server = serve(short(), None).await;
     let error = Listener::bind(&Address::Tcp(server.addr), None, Limits::default())
@@ -531,18 +552,22 @@ impl Pair {
     }
 }
 
+fn client_of_tls(server: &Server, name: &str, pem: &str) -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(pem.as_bytes()).unwrap()])
+        .resolve(name, server.addr)
+        .timeout(PATIENCE)
+        .build()
+        .unwrap()
+}
+
 async fn get_over_tls(
     server: &Server,
     name: &str,
     pem: &str,
 ) -> Result<(http::Version, String), reqwest::Error> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder()
-        .tls_certs_only([reqwest::Certificate::from_pem(pem.as_bytes()).unwrap()])
-        .resolve(name, server.addr)
-        .timeout(PATIENCE)
-        .build()
-        .unwrap();
+    let client = client_of_tls(server, name, pem);
     let url = format!("https://{name}:{}/peer", server.addr.port());
     let answer = client.get(url).send().await?;
     Ok((answer.version(), answer.text().await?))

@@ -3,7 +3,7 @@ use super::config::{GateConfig, OnHold};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 use tidegate_gate::{Gate, Unit};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Semaphore;
 
 /// Why a request gets 503.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,9 @@ pub(super) struct Admission {
     max_waiting: u32,
     max_wait: Duration,
     waiting: AtomicU32,
-    closing: CancellationToken,
+    /// Without a place, and closed when this is: every request asks whether it is, which takes no lock here, as it does
+    /// with a cancellation token.
+    open: Semaphore,
 }
 
 impl Admission {
@@ -54,17 +56,17 @@ impl Admission {
             max_waiting: config.max_waiting,
             max_wait: config.max_wait,
             waiting: AtomicU32::new(0),
-            closing: CancellationToken::new(),
+            open: Semaphore::new(0),
         }
     }
 
     pub(super) fn close(&self) {
-        self.closing.cancel();
+        self.open.close();
     }
 
     /// Decides without waiting; nothing means that the request may wait.
     pub(super) fn at_once(&self) -> Result<Option<Unit>, Refused> {
-        if self.closing.is_cancelled() {
+        if self.open.is_closed() {
             return Err(Refused::Closing);
         }
         match self.on_hold {
@@ -79,7 +81,7 @@ impl Admission {
         let _place = Place::take(&self.waiting, self.max_waiting).ok_or(Refused::Crowded)?;
         tokio::select! {
             biased;
-            () = self.closing.cancelled() => Err(Refused::Closing),
+            _ = self.open.acquire() => Err(Refused::Closing),
             unit = self.gate.enter() => Ok(unit),
             () = tokio::time::sleep(self.max_wait) => Err(Refused::WaitedTooLong),
         }
