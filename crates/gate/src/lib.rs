@@ -25,6 +25,7 @@ mod gated;
 mod holds;
 mod journal;
 mod names;
+mod owner;
 mod place;
 mod protocol;
 mod shard;

@@ -1,4 +1,6 @@
 //! Which shard of every gate a thread enters.
+use crate::owner::{Kept, give_back, take};
+use crate::sync::AtomicU32;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::*};
 
@@ -40,16 +42,15 @@ fn common() -> usize {
     OWN + NEXT.fetch_add(1, Relaxed) % COMMON
 }
 
-/// A bit for each shard that a living thread has to itself.
-static TAKEN: AtomicUsize = AtomicUsize::new(0);
+/// The shards that living threads have to themselves.
+static TAKEN: AtomicU32 = AtomicU32::new(0);
 
 /// The shard that a thread has to itself until it ends.
 struct Owned(Option<usize>);
 
 impl Owned {
     fn take() -> Owned {
-        // Acquire: what its last owner has counted there is what this one goes on from.
-        Owned((0..OWN).find(|shard| TAKEN.fetch_or(1 << shard, Acquire) & 1 << shard == 0))
+        Owned(take::<Kept>(&TAKEN, OWN))
     }
 }
 
@@ -58,7 +59,7 @@ impl Drop for Owned {
         // What else the thread drops at its end may be counted too.
         MINE.set(common());
         if let Some(own) = self.0 {
-            TAKEN.fetch_and(!(1 << own), Release);
+            give_back::<Kept>(&TAKEN, own);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The exactness protocol under every interleaving and every reordering that loom can make: the file that ships,
-//! `src/protocol.rs`, compiled here against loom's primitives, and beside it `src/place.rs`, where names are.
+//! `src/protocol.rs`, compiled here against loom's primitives, and beside it `src/place.rs`, where names are, and
+//! `src/owner.rs`, by which a thread has a shard to itself.
 //!
 //! Plain `cargo test` runs it. A `--cfg loom` would switch the dependencies over too, and event-listener does not
 //! build that way.
@@ -14,6 +15,8 @@ mod sync {
     pub(crate) use loom::sync::{Arc, Mutex};
     pub(crate) const LOOM: bool = true;
 }
+#[path = "../src/owner.rs"]
+mod owner;
 #[path = "../src/place.rs"]
 mod place;
 #[path = "../src/protocol.rs"]
@@ -21,10 +24,11 @@ mod protocol;
 
 use loom::cell::Cell;
 use loom::thread;
+use owner::{Kept, Rules, give_back, take};
 use place::{Barriers, Place};
 use protocol::{Core, Entry, Fences, Full, OPEN, PAUSED};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use sync::Arc;
+use sync::{Arc, AtomicU32};
 
 struct NoEnter;
 impl Fences for NoEnter {
@@ -60,12 +64,22 @@ impl Barriers for NoUses {
     const USES: bool = false;
 }
 
+struct LookThenTake;
+impl Rules for LookThenTake {
+    const AT_ONCE: bool = false;
+}
+struct NoOrder;
+impl Rules for NoOrder {
+    const IN_ORDER: bool = false;
+}
+
 /// What loom says when two threads touch a [`Moved`] without an order between them.
 const RACE: &str = "Causality violation";
 const FOREVER: &str = "pausing for ever";
 const TOLD: &str = "proofs told";
 const LOST: &str = "units lost from the count";
 const STALE: &str = "a stale paused";
+const SHARED: &str = "two owners of one shard";
 const MIXED: &str = "parts of two names";
 
 /// What a stream moves. Loom fails the model when a touch is not ordered before or after every other: that is what
@@ -324,6 +338,37 @@ fn a_shard_changes_hands() {
     assert_eq!((core.count(), core.done()), (1, 1), "{LOST}");
 }
 
+/// Two threads take a shard each.
+fn two_owners<R: Rules>() {
+    let taken = Arc::new(AtomicU32::new(0));
+    let other = thread::spawn({
+        let taken = taken.clone();
+        move || take::<R>(&taken, 2)
+    });
+    let mine = take::<R>(&taken, 2);
+    assert_ne!(mine, other.join().unwrap(), "{SHARED}");
+}
+
+/// A thread counts on a shard and gives it back; another, which may find it free, goes on there.
+fn one_owner_after_another<R: Rules>() {
+    let core = Arc::new(Core::<Full, (), (), 1>::new());
+    let taken = Arc::new(AtomicU32::new(0));
+    let count = {
+        let (core, taken) = (core.clone(), taken.clone());
+        move || {
+            let mine = take::<R>(&taken, 1);
+            if let Some(mine) = mine {
+                core.unit_admit_own(mine);
+                give_back::<R>(&taken, mine);
+            }
+            u64::from(mine.is_some())
+        }
+    };
+    let other = thread::spawn(count.clone());
+    let counted = count() + other.join().unwrap();
+    assert_eq!(core.count(), counted, "{LOST}");
+}
+
 /// The pause is lifted while the last one out is about to prove it.
 fn resume_against_proof<F: Fences>() {
     let core = Arc::new(Core::<F, (), (), 1>::new());
@@ -426,6 +471,14 @@ fn what_a_thread_counts_on_its_own_shard_is_not_lost() {
     holds(|| two_on_one_shard(Core::unit_admit));
     fails(|| two_on_one_shard(Core::unit_admit_own), LOST);
     holds(a_shard_changes_hands);
+}
+
+#[test]
+fn a_shard_has_one_owner_at_a_time_who_goes_on_from_the_last() {
+    holds(two_owners::<Kept>);
+    fails(two_owners::<LookThenTake>, SHARED);
+    holds(one_owner_after_another::<Kept>);
+    fails(one_owner_after_another::<NoOrder>, LOST);
 }
 
 #[test]
