@@ -457,15 +457,22 @@ sbom() {
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 
+# What is shipped is linked on one processor for minutes. Begun here, beside peers that mostly wait, it is there when a peer
+# needs it; whether it could be built is said there, where cargo waits for this one and takes what is done.
+if [ $# = 0 ]; then
+    (renice --priority 19 --pid "$BASHPID" && need_shipped) >/dev/null 2>&1 &
+fi
+
 failed=0
 for peer in "${@:-${PEERS[@]}}"; do
+    SECONDS=0
     if ! declare -F "$peer" >/dev/null; then
         echo "FAIL $peer: there is no such peer; known: ${PEERS[*]}"
         failed=1
     elif "$peer" >"$work/$peer.out" 2>"$work/$peer.err"; then
-        echo "ok   $peer: $(tail -n 1 "$work/$peer.out")"
+        echo "ok   $peer ($SECONDS s): $(tail -n 1 "$work/$peer.out")"
     else
-        echo "FAIL $peer"
+        echo "FAIL $peer ($SECONDS s)"
         cat "$work/$peer.out" "$work/$peer.err"
         failed=1
     fi
