@@ -1,6 +1,7 @@
 //! Gates, and the three ways past one: a [`Lane`] for a worker's loop, a [`Unit`] for work that travels, and
 //! [`GatedExt::gated`](crate::GatedExt::gated) for streams.
-use crate::names::{At, Epoch, NOWHERE, Names, Takes};
+use crate::clock::Since;
+use crate::names::{At, NOWHERE, Names, Takes};
 use crate::protocol::{Core, Entry, Full, OPEN, PAUSING, Slot};
 use crate::shard::{OWN, SHARDS, shard};
 use event_listener::Event;
@@ -53,7 +54,7 @@ pub struct Running {
 pub struct Gate(&'static Inner);
 
 struct Inner {
-    core: Core<Full, Names, Epoch, SHARDS>,
+    core: Core<Full, Names, SHARDS>,
     name: Arc<str>,
     opened: Event,
     closed: Event,
@@ -210,9 +211,8 @@ impl Gate {
 
     /// The named units that are still running, oldest first.
     pub fn running(self) -> Vec<Running> {
-        let epoch = self.0.core.beside_word();
         let mut all: Vec<Running> = (0..SHARDS)
-            .flat_map(|shard| self.0.core.beside(shard).running(epoch))
+            .flat_map(|shard| self.0.core.beside(shard).running())
             .collect();
         all.sort_by_key(|r| r.since);
         all
@@ -492,7 +492,7 @@ impl Unit {
     /// Gives the unit a name and a start, so that status and drain can say what still runs. The name is copied,
     /// without NUL bytes, and cut at 112 bytes.
     #[inline]
-    pub fn named(self, name: impl AsRef<str>, since: Instant) -> Unit {
+    pub fn named(self, name: impl AsRef<str>, since: impl Into<Since>) -> Unit {
         self.named_by(&[name.as_ref()], since)
     }
 
@@ -500,15 +500,14 @@ impl Unit {
     /// of the 112 bytes.
     // Always, so that a part that the compiler knows is written as it stands and not copied.
     #[inline(always)]
-    pub fn named_by(mut self, parts: &[&str], since: Instant) -> Unit {
-        let since = self.gate.0.core.beside_word().count(since);
+    pub fn named_by(mut self, parts: &[&str], since: impl Into<Since>) -> Unit {
         let takes = match self.tag.shard() {
             common if common >= OWN => Takes::Common,
             // It may have been admitted on another thread.
             own if own == shard() => Takes::Own,
             _ => Takes::Not,
         };
-        let at = self.names().run(self.tag.at(), takes, parts, since);
+        let at = self.names().run(self.tag.at(), takes, parts, since.into());
         self.tag.set_at(at);
         self
     }

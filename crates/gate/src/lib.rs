@@ -33,7 +33,7 @@ mod status;
 mod sync;
 mod unit_of_work;
 
-pub use clock::{Clock, Moment};
+pub use clock::{Clock, Moment, Since};
 pub use decision::{Alarm, Decision, Flag, Last, OnAbsence, OnExpiry, Policy, Reading, Version, decide};
 pub use gate::{Gate, Keeper, Lane, Phase, Run, Running, Sight, Unit};
 pub use gated::{Admitted, Gated, GatedExt};

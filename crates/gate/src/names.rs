@@ -1,10 +1,10 @@
 //! What runs under a name, without a lock. Naming a unit must stay cheaper than the request it names, and a server comes
 //! back from the kernel with cold caches: each cache line that is touched for a name costs more than all instructions.
+use crate::clock::Since;
 use crate::gate::Running;
 use crate::place::Place;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
 
 /// Where a unit runs by its shard's names: a number of [`More`], or one of these.
 pub(crate) type At = u32;
@@ -37,7 +37,8 @@ pub(crate) struct Names {
 impl Names {
     /// Says what runs that was without a name or had another; its place from now on.
     #[inline(always)]
-    pub(crate) fn run(&self, before: At, takes: Takes, parts: &[&str], since: u64) -> At {
+    pub(crate) fn run(&self, before: At, takes: Takes, parts: &[&str], since: Since) -> At {
+        let since = since.nanoseconds();
         let first = match takes {
             Takes::Own => self.first.is_free(),
             Takes::Common => self.first.take(),
@@ -80,41 +81,13 @@ impl Names {
     }
 
     /// In no order.
-    pub(crate) fn running(&self, epoch: &Epoch) -> impl Iterator<Item = Running> {
+    pub(crate) fn running(&self) -> impl Iterator<Item = Running> {
         let more = self.more.get().into_iter().flat_map(|more| more.places());
         let all = std::iter::once(&self.first).chain(more);
         all.filter_map(Place::read).map(|(name, since)| Running {
             name: name.into(),
-            since: epoch.instant(since),
+            since: Since::monotonic(since).instant(),
         })
-    }
-}
-
-/// What times are counted from, since a place has room for a number only: the first that was heard of.
-#[derive(Default)]
-pub(crate) struct Epoch(OnceLock<Instant>);
-
-impl Epoch {
-    /// Nanoseconds, fewer than none before it.
-    #[inline(always)]
-    pub(crate) fn count(&self, since: Instant) -> u64 {
-        let epoch = *self.0.get_or_init(|| since);
-        let count = match since.checked_duration_since(epoch) {
-            Some(after) => after.as_nanos() as i64,
-            None => -(epoch.duration_since(since).as_nanos() as i64),
-        };
-        count as u64
-    }
-
-    fn instant(&self, count: u64) -> Instant {
-        let count = count as i64;
-        let epoch = *self.0.get().expect("what is counted was counted from somewhere");
-        let distance = Duration::from_nanos(count.unsigned_abs());
-        if count < 0 {
-            epoch - distance
-        } else {
-            epoch + distance
-        }
     }
 }
 

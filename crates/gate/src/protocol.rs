@@ -61,20 +61,17 @@ struct Shard<P> {
     beside: P,
 }
 
-pub(crate) struct Core<F: Fences = Full, P = (), W = (), const SHARDS: usize = 1> {
+pub(crate) struct Core<F: Fences = Full, P = (), const SHARDS: usize = 1> {
     word: AtomicU64,
-    /// What the owner wants to find on the same cache line.
-    beside_word: W,
     shards: [Shard<P>; SHARDS],
     lanes: Mutex<Vec<Arc<Slot>>>,
     fences: std::marker::PhantomData<fn() -> F>,
 }
 
-impl<F: Fences, P: Default, W: Default, const SHARDS: usize> Core<F, P, W, SHARDS> {
+impl<F: Fences, P: Default, const SHARDS: usize> Core<F, P, SHARDS> {
     pub(crate) fn new() -> Self {
         Core {
             word: AtomicU64::new(OPEN),
-            beside_word: W::default(),
             shards: std::array::from_fn(|_| Shard::default()),
             lanes: Mutex::new(Vec::new()),
             fences: std::marker::PhantomData,
@@ -84,11 +81,6 @@ impl<F: Fences, P: Default, W: Default, const SHARDS: usize> Core<F, P, W, SHARD
     #[inline(always)]
     pub(crate) fn beside(&self, shard: usize) -> &P {
         &self.shards[shard].beside
-    }
-
-    #[inline(always)]
-    pub(crate) fn beside_word(&self) -> &W {
-        &self.beside_word
     }
 
     pub(crate) fn register(&self) -> Arc<Slot> {

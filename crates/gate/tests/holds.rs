@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_gate::{
     Act, Applied, Cause, Clock, Controller, Gate, Held, Holds, Kind, Life, Member, Moment, Name,
-    OverrideError, Phase, Record, Running, Scope, State, SwitchStatus, Unit, Version, Wish,
+    OverrideError, Phase, Record, Running, Scope, Since, State, SwitchStatus, Unit, Version, Wish,
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -732,6 +732,22 @@ fn names_say_what_still_runs_oldest_first_and_nothing_once_paused() {
     assert_eq!(names(&holds), ["old", "young", "reused"]);
     drop((old, young, reused, _nameless));
     assert!(names(&holds).is_empty());
+}
+
+#[test]
+fn a_start_is_listed_as_it_was_given_by_either_clock() {
+    let (gate, _keeper) = Gate::new("starts");
+    let start = Instant::now();
+    let unit = gate.admit().named("by an instant", start);
+    assert_eq!(gate.running()[0].since, start);
+    drop(unit);
+
+    let up = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let up = up.tv_sec as u64 * 1_000_000_000 + up.tv_nsec as u64;
+    let _unit = gate.admit().named("by the system's clock", Since::monotonic(up));
+    let since = gate.running()[0].since;
+    // How far apart the two lie was read once, with a moment between.
+    assert!(start <= since + S && since <= Instant::now());
 }
 
 #[test]

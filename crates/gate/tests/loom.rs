@@ -122,13 +122,13 @@ fn fails(model: impl Fn() + Sync + Send + 'static, reason: &str) {
     }
 }
 
-fn phase<F: Fences, const SHARDS: usize>(core: &Core<F, (), (), SHARDS>) -> u64 {
+fn phase<F: Fences, const SHARDS: usize>(core: &Core<F, (), SHARDS>) -> u64 {
     core.read().0
 }
 
 /// A lane runs while the keeper closes. Whoever proves the pause may touch what moves: nobody else does any more.
 fn lane_against_close<F: Fences>() {
-    let core = Arc::new(Core::<F, (), (), 1>::new());
+    let core = Arc::new(Core::<F, (), 1>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     let lane = thread::spawn({
@@ -150,7 +150,7 @@ fn lane_against_close<F: Fences>() {
 
 /// The same for a unit.
 fn unit_against_close<F: Fences>() {
-    let core = Arc::new(Core::<F, (), (), 1>::new());
+    let core = Arc::new(Core::<F, (), 1>::new());
     let moved = Arc::new(Moved::default());
     let unit = thread::spawn({
         let (core, moved) = (core.clone(), moved.clone());
@@ -171,7 +171,7 @@ fn unit_against_close<F: Fences>() {
 
 /// Somebody who only looks sees `paused`: nothing moves from there on.
 fn paused_as_a_reader_sees_it<F: Fences>() {
-    let core = Arc::new(Core::<F, (), (), 1>::new());
+    let core = Arc::new(Core::<F, (), 1>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     let lane = thread::spawn({
@@ -200,7 +200,7 @@ fn paused_as_a_reader_sees_it<F: Fences>() {
 
 /// A lane that was running when the keeper closed: one of the two must find that nothing runs any more.
 fn lane_leaves_a_closing_gate<F: Fences>() {
-    let core = Arc::new(Core::<F, (), (), 1>::new());
+    let core = Arc::new(Core::<F, (), 1>::new());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
     let lane = thread::spawn({
@@ -215,7 +215,7 @@ fn lane_leaves_a_closing_gate<F: Fences>() {
 
 /// Two units on two shards: the last of them must see that it is the last.
 fn units_leave_a_closing_gate<F: Fences>() {
-    let core = Arc::new(Core::<F, (), (), 2>::new());
+    let core = Arc::new(Core::<F, (), 2>::new());
     assert_eq!(core.unit_enter(0), Entry::In);
     assert_eq!(core.unit_enter(1), Entry::In);
     assert!(!core.close());
@@ -232,7 +232,7 @@ fn units_leave_a_closing_gate<F: Fences>() {
 /// A lane of which the gate is being closed while it enters. `heeds` is false in the twin that forgets to tell of
 /// the proof when its entry was turned away.
 fn proof_while_entering(heeds: bool, enter: fn(&Core, &protocol::Slot) -> Entry, exit: Exit) {
-    let core = Arc::new(Core::<Full, (), (), 1>::new());
+    let core = Arc::new(Core::<Full, (), 1>::new());
     let slot = core.register();
     let entering = thread::spawn({
         let core = core.clone();
@@ -252,8 +252,8 @@ const LANE: (fn(&Core, &protocol::Slot) -> Entry, Exit) = (|c, s| c.lane_enter(s
 const UNIT: (fn(&Core, &protocol::Slot) -> Entry, Exit) = (|c, _| c.unit_enter(0), |c, _| c.unit_exit(0));
 
 /// Work goes from a lane to a unit, and from that to its child on another shard, while the keeper sums.
-fn hand_over<F: Fences>(admit: fn(&Core<F, (), (), 2>, usize)) {
-    let core = Arc::new(Core::<F, (), (), 2>::new());
+fn hand_over<F: Fences>(admit: fn(&Core<F, (), 2>, usize)) {
+    let core = Arc::new(Core::<F, (), 2>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
@@ -279,7 +279,7 @@ fn hand_over<F: Fences>(admit: fn(&Core<F, (), (), 2>, usize)) {
 /// A lane's worker goes away, and its slot with it, while the keeper sums. The twin takes the slot away while its
 /// run goes on, which a `Run` that borrows its `Lane` makes impossible.
 fn lane_goes_away<const IN_ORDER: bool>() {
-    let core = Arc::new(Core::<Full, (), (), 1>::new());
+    let core = Arc::new(Core::<Full, (), 1>::new());
     let moved = Arc::new(Moved::default());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
@@ -305,7 +305,7 @@ fn lane_goes_away<const IN_ORDER: bool>() {
 
 /// Two threads count on one shard. `enter` without a lock is for one of them only.
 fn two_on_one_shard(enter: fn(&Core, usize)) {
-    let core = Arc::new(Core::<Full, (), (), 1>::new());
+    let core = Arc::new(Core::<Full, (), 1>::new());
     let other = thread::spawn({
         let core = core.clone();
         move || enter(&core, 0)
@@ -317,7 +317,7 @@ fn two_on_one_shard(enter: fn(&Core, usize)) {
 
 /// A thread counts on its own shard, what it counted exits elsewhere, and the next thread owns the shard.
 fn a_shard_changes_hands() {
-    let core = Arc::new(Core::<Full, (), (), 1>::new());
+    let core = Arc::new(Core::<Full, (), 1>::new());
     core.unit_admit_own(0);
     let elsewhere = thread::spawn({
         let core = core.clone();
@@ -351,7 +351,7 @@ fn two_owners<R: Rules>() {
 
 /// A thread counts on a shard and gives it back; another, which may find it free, goes on there.
 fn one_owner_after_another<R: Rules>() {
-    let core = Arc::new(Core::<Full, (), (), 1>::new());
+    let core = Arc::new(Core::<Full, (), 1>::new());
     let taken = Arc::new(AtomicU32::new(0));
     let count = {
         let (core, taken) = (core.clone(), taken.clone());
@@ -371,7 +371,7 @@ fn one_owner_after_another<R: Rules>() {
 
 /// The pause is lifted while the last one out is about to prove it.
 fn resume_against_proof<F: Fences>() {
-    let core = Arc::new(Core::<F, (), (), 1>::new());
+    let core = Arc::new(Core::<F, (), 1>::new());
     let slot = core.register();
     assert_eq!(core.lane_enter(&slot), Entry::In);
     let lane = thread::spawn({
@@ -390,7 +390,7 @@ fn resume_against_proof<F: Fences>() {
 /// The pause is lifted, other work passes, and the next pause begins: the proof of the first, late, must not be
 /// taken for the second's.
 fn second_pause_against_proof_of_the_first<F: Fences>() {
-    let core = Arc::new(Core::<F, (), (), 2>::new());
+    let core = Arc::new(Core::<F, (), 2>::new());
     assert_eq!(core.unit_enter(0), Entry::In);
     let first = thread::spawn({
         let core = core.clone();

@@ -15,7 +15,6 @@ pub mod fuzzing;
 mod gate;
 mod layer;
 mod listener;
-mod moment;
 mod socket;
 mod tls;
 
