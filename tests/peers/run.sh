@@ -457,12 +457,6 @@ sbom() {
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 
-# What is shipped is linked on one processor for minutes. Begun here, beside peers that mostly wait, it is there when a peer
-# needs it; whether it could be built is said there, where cargo waits for this one and takes what is done.
-if [ $# = 0 ]; then
-    (renice --priority 19 --pid "$BASHPID" && need_shipped) >/dev/null 2>&1 &
-fi
-
 failed=0
 for peer in "${@:-${PEERS[@]}}"; do
     SECONDS=0
