@@ -28,8 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// After [`PATIENCE`], with what was waited for.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
-    let mut looks = tokio::time::interval(Duration::from_millis(1));
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looks = looks(Duration::from_millis(1));
     let looked = async {
         while !holds() {
             looks.tick().await;
@@ -38,4 +37,11 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Resul
     tokio::time::timeout(PATIENCE, looked)
         .await
         .map_err(|_| anyhow::anyhow!("waited {PATIENCE:?} in vain: {what}"))
+}
+
+/// The first at once, then one so long after the other.
+fn looks(apart: Duration) -> tokio::time::Interval {
+    let mut looks = tokio::time::interval(apart);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    looks
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::watch;
@@ -123,6 +123,27 @@ impl Sidecar {
         match tokio::time::timeout(PATIENCE, asked).await {
             Ok(found) => found,
             Err(_) => bail!("{name} was not {state} within {PATIENCE:?}"),
+        }
+    }
+
+    /// Asks `/status` until it is as `is_so` wants it.
+    ///
+    /// # Errors
+    /// If that does not happen, with what was waited for and what it said last, or if it cannot be asked.
+    pub async fn status_until(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<()> {
+        // Long beside a status, short beside a poll.
+        let mut looks = crate::looks(Duration::from_millis(5));
+        let began = Instant::now();
+        loop {
+            looks.tick().await;
+            let status = self.get("/status").await?;
+            if is_so(&status) {
+                return Ok(());
+            }
+            ensure!(
+                began.elapsed() < PATIENCE,
+                "waited {PATIENCE:?} in vain: {what}: {status}"
+            );
         }
     }
 

@@ -1,4 +1,4 @@
-//! Time as an argument: this crate owns no clock, it is handed one.
+//! Time as an argument: this crate owns no clock, it is handed one. It asks the system's once, for where that began.
 use rustix::time::{ClockId, clock_gettime};
 use std::fmt;
 use std::sync::{Arc, LazyLock};

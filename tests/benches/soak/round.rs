@@ -1,7 +1,7 @@
 //! One round: flips, a fault, an operator, people who watch, and an end of the mortal process.
 use crate::Plant;
 use crate::subject::{MORTAL, STREAMS, Subject};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::flag::VaultFlag;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -272,19 +272,14 @@ impl<'a> Round<'a> {
 
     /// Waits until the steady process's reading of the secret is such a word.
     async fn reads(&self, is_one: impl Fn(&str) -> bool) -> Result<()> {
-        let began = Instant::now();
-        loop {
-            let status = self.subject.steady.get("/status").await?;
-            let switches = status["switches"].as_array().context("switches")?;
-            let ops = switches.iter().find(|s| s["name"] == "ops").context("ops")?;
-            if ops["reading"].as_str().is_some_and(&is_one) {
-                return Ok(());
-            }
-            if began.elapsed() > e2e::PATIENCE {
-                bail!("the switch reads {ops}");
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.subject
+            .steady
+            .status_until("its switch has the reading that follows", |status| {
+                let mut switches = status["switches"].as_array().into_iter().flatten();
+                let ops = switches.find(|s| s["name"] == "ops");
+                ops.and_then(|ops| ops["reading"].as_str()).is_some_and(&is_one)
+            })
+            .await
     }
 
     /// The API pauses and resumes; its hold ends by itself in every third round. A second switch joins in.
@@ -323,19 +318,15 @@ impl<'a> Round<'a> {
     }
 
     async fn held_by(&self, stream: &str, controller: &str) -> Result<()> {
-        let began = Instant::now();
-        loop {
-            let told = self.subject.steady.stream(stream).await?;
-            let holds = told["holds"].as_array().context("holds")?;
-            if holds.iter().any(|hold| hold["controller"] == controller) {
-                return Ok(());
-            }
-            ensure!(
-                began.elapsed() < e2e::PATIENCE,
-                "{controller} does not hold {told}"
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.subject
+            .steady
+            .status_until(&format!("{controller} holds {stream}"), |status| {
+                let mut streams = status["streams"].as_array().into_iter().flatten();
+                let holds = streams.find(|s| s["name"] == stream).map(|s| &s["holds"]);
+                let mut holds = holds.and_then(Value::as_array).into_iter().flatten();
+                holds.any(|hold| hold["controller"] == controller)
+            })
+            .await
     }
 
     /// kill -9 or SIGTERM, running or paused, at any moment; then it is started again over the same state.

@@ -80,21 +80,18 @@ impl Subject {
     /// Waits until all these are in that state; says how long that took.
     pub(crate) async fn become_all(&self, of: &Sidecar, names: &[&str], state: &str) -> Result<Duration> {
         let began = Instant::now();
-        loop {
-            let status = of.get("/status").await?;
-            let streams = status["streams"].as_array().context("streams")?;
-            let there = |name: &&str| streams.iter().any(|s| s["name"] == **name && s["state"] == state);
-            if names.iter().all(there) {
-                return Ok(began.elapsed());
-            }
-            ensure!(
-                began.elapsed() < e2e::PATIENCE,
-                "{names:?} are not {state} within {:?}: {status}",
-                e2e::PATIENCE
-            );
-            // Long beside a status, short beside a poll.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        of.status_until(&format!("{names:?} are {state}"), |status| {
+            let streams = status["streams"].as_array();
+            let there = |name: &&str| {
+                streams
+                    .into_iter()
+                    .flatten()
+                    .any(|s| s["name"] == **name && s["state"] == state)
+            };
+            names.iter().all(there)
+        })
+        .await?;
+        Ok(began.elapsed())
     }
 
     /// Descriptors and tasks of the steady process.

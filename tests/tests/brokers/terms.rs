@@ -540,8 +540,7 @@ async fn redis_a_refusal_that_a_reset_overtakes_is_heard_all_the_same() {
 
 /// The other side of the rule above: who took every lost connection for a refusal would put aside what nobody refused.
 #[tokio::test]
-async fn redis_a_value_whose_connection_is_lost_again_and_again_stands_before_the_sink_as_long_as_nobody_refuses_it()
- {
+async fn redis_a_lost_connection_is_no_refusal_of_a_value() {
     static LOST: AtomicUsize = AtomicUsize::new(0);
     let lost = |_, answer: &[u8]| {
         let lost = refuses_the_length(answer);

@@ -137,6 +137,8 @@ struct Stuck {
     before: usize,
 }
 
+const ENDLESS: usize = 100_000;
+
 impl Stuck {
     async fn start(site: &Site) -> Stuck {
         let (input, mut typing) = std::io::pipe().unwrap();
@@ -184,7 +186,6 @@ fn fill(mut pipe: &PipeWriter) -> usize {
     fcntl_setfl(pipe, flags).unwrap();
     written
 }
-const ENDLESS: usize = 100_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_while_standard_input_is_paused_exits_75_and_counts_exactly_what_was_read_and_not_written() {
